@@ -1,0 +1,70 @@
+"""Transactions on the database of the current settings."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Engine, func, literal, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from db.engine import READ_ONLY, open_engine
+from db.errors import DatabaseUnavailable
+from db.migrate import upgrade
+from db.settings import settings
+from db.tables import Base, Utc
+
+_engines: dict[str, Engine] = {}
+_opening = threading.Lock()
+
+
+@contextmanager
+def session(*, read_only: bool = False) -> Iterator[Session]:
+    """One transaction: committed at the end of the block, rolled back on an exception.
+
+    The first use of a database in a process brings its schema up to date. ``read_only`` transactions never
+    wait for writers.
+
+    Raises:
+        DatabaseUnavailable: it cannot be reached.
+        SchemaTooNew: it was made by a newer Temper.
+    """
+    engine = _engine(settings().url)
+    if read_only:
+        engine = engine.execution_options(**READ_ONLY)
+    with Session(engine, expire_on_commit=False) as opened, opened.begin():
+        yield opened
+
+
+def now(opened: Session) -> datetime:
+    """The time by the database's clock where it has one, so that hosts need not agree on theirs."""
+    if opened.get_bind().dialect.name == "postgresql":
+        return opened.execute(select(func.clock_timestamp(type_=Utc()))).scalar_one()
+    return datetime.now(UTC)
+
+
+def insert_new(opened: Session, table: type[Base], **values: Any) -> bool:
+    """Insert a row unless its primary key is taken; True if it was inserted."""
+    dialect = opened.get_bind().dialect.name
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    statement = insert(table).values(values).on_conflict_do_nothing().returning(literal(1))
+    return opened.execute(statement).first() is not None
+
+
+def _engine(url: str) -> Engine:
+    with _opening:
+        if url not in _engines:
+            engine = open_engine(url)
+            try:
+                upgrade(url)
+            except OperationalError as error:
+                shown = engine.url.render_as_string(hide_password=True)
+                reason = " ".join(str(error.orig).split())
+                raise DatabaseUnavailable(
+                    f"database {shown}: {reason}; check TEMPER_DATABASE_URL and TEMPER_HOME"
+                ) from error
+            _engines[url] = engine
+        return _engines[url]

@@ -1,0 +1,103 @@
+"""A whole campaign: from a foundation and labels to a promoted specialist and a fast engine."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from tasks.campaigns import read_campaign
+from tasks.datasets import ingest_labels, pseudolabel_replay, record_reference
+from tasks.foundation import resolve_foundation
+from tasks.promotion import judge, promote
+from tasks.reporting import report, summarise
+from tasks.training import distil, fine_tune, label_for_student, refit_e0s
+from tasks.validation import measure_errors, measure_speed, rank, simulate
+
+PARALLEL = 2  # children that compute at once, one thread each
+
+
+@flow(
+    name="finetune",
+    flow_run_name="{campaign}",
+    task_runner=ThreadPoolTaskRunner[Any](max_workers=PARALLEL),  # type: ignore[arg-type]  # invariant
+)
+def finetune(
+    campaign: str = Field(
+        "nacl", title="Campaign", description="a shipped campaign, or a path to a YAML file"
+    ),
+    labels: str = Field("", title="Labels", description="extended XYZ in place of the campaign's labels"),
+    level_of_theory: str = Field("", title="Level of theory", description="of the labels given above"),
+    foundation: str = Field("", title="Foundation", description="a name or a path in place of the campaign's"),
+    seed: int | None = Field(None, title="Seed", description="of everything random"),
+) -> dict[str, Any]:
+    """Fine-tune, validate, distil and promote; what was computed before is not computed again."""
+    plan = read_campaign(campaign, labels or None, level_of_theory or None, foundation or None, seed)
+
+    start = resolve_foundation(plan.foundation)
+    data = ingest_labels(plan)
+    replay = pseudolabel_replay(plan.replay, start)
+    e0s = refit_e0s(plan, start, data)
+
+    lessons = {"foundation": start, "e0s": e0s, "train": data["train"], "valid": data["valid"]}
+    lessons |= {role: replay[role] for role in ("replay_train", "replay_valid")}
+    running = {str(c.kind): fine_tune.submit(plan, c, lessons) for c in plan.candidates}
+    candidates = {kind: future.result() for kind, future in running.items()}
+
+    tests = {"test": data["test"], "replay_test": replay["replay_test"]}
+    errors = {"foundation": measure_errors("foundation", start, tests, e0s=e0s)}
+    for kind, made in candidates.items():
+        errors[kind] = measure_errors(kind, made["checkpoint"], tests)
+    winner = rank({kind: made["history"] for kind, made in candidates.items()})
+    champion = candidates[winner]["checkpoint"]
+
+    comparable = plan.comparable_reference
+    starts = data["test"] if comparable is None else record_reference(comparable)
+    pinned = {"foundation_errors": errors["foundation"], "test": data["test"], "starts_from": starts}
+    dynamics = simulate("champion", plan, champion, starts)
+    champion_acceptance = judge(
+        plan,
+        "champion",
+        {**pinned, "checkpoint": champion, "errors": errors[winner], "dynamics": dynamics["dynamics"]},
+    )
+
+    lesson = label_for_student(plan, champion, data["train"], dynamics["trajectories"])
+    student = distil(
+        plan, {"teacher": champion, "train": data["train"], "valid": data["valid"], "teacher_labels": lesson}
+    )
+    errors["student"] = measure_errors(
+        "student", student["checkpoint"], {"test": data["test"]}, teacher=champion
+    )
+    student_dynamics = simulate("student", plan, student["checkpoint"], starts)
+    speed = measure_speed(champion, student["checkpoint"], starts)
+    engine_acceptance = judge(
+        plan,
+        "engine",
+        {
+            **pinned,
+            "checkpoint": student["checkpoint"],
+            "errors": errors["student"],
+            "dynamics": student_dynamics["dynamics"],
+            "speed": speed,
+        },
+    )
+
+    # The engine is a champion's student: without an accepted champion there is no engine.
+    promoted = {"champion": promote(plan, "champion", champion_acceptance)}
+    promoted["engine"] = promoted["champion"] and promote(plan, "engine", engine_acceptance)
+    outcome = {
+        "data": dict(data),
+        "replay": dict(replay),
+        "e0s": e0s,
+        "foundation": start,
+        "candidates": {kind: dict(made) for kind, made in candidates.items()},
+        "errors": errors,
+        "winner": winner,
+        "student": dict(student),
+        "dynamics": {"champion": dict(dynamics), "student": dict(student_dynamics)},
+        "starts_from": starts,
+        "speed": speed,
+        "acceptance": {"champion": champion_acceptance, "engine": engine_acceptance},
+        "promoted": promoted,
+    }
+    return {"summary": summarise(outcome), "report": report(plan, outcome), "outcome": outcome}

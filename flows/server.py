@@ -1,0 +1,158 @@
+"""The Prefect server of one-command mode.
+
+`temper run` needs a server that records the campaign and shows it in a browser. Prefect's own temporary
+server loses task runs when the process ends, so a real one is started in the background and left running.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+PORTS = 20  # how many ports to try, from the first one up
+
+SETTINGS = {
+    # Nothing is sent out; with analytics on, a closed network costs half a minute at exit.
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    # A relative address is right for every port, tunnel and proxy.
+    "PREFECT_SERVER_UI_API_URL": "/api",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    # What our packages log is shown with the run that it belongs to, and nowhere when there is no run.
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "models,tasks,db",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+
+
+class ServerError(RuntimeError):
+    """No Prefect server could be found or started."""
+
+
+def ensure_server(say: Callable[[str], None] | None = None, *, timeout: float = 180) -> str:
+    """Find a Prefect server or start one, and make this process use it.
+
+    `PREFECT_API_URL` is taken as it is where it is set. Otherwise a healthy server on this machine is looked
+    for from port `TEMPER_PREFECT_PORT` (4200) up, and where there is none, one is started on the first free
+    port. It stays when this process ends; `prefect server stop` stops it. Several processes may call this at
+    once. Prefect reads its settings when it is imported, so this has to come first.
+
+    Args:
+        say: is told in one line what takes time or differs from what is usual.
+        timeout: seconds that a new server may take to answer.
+
+    Returns:
+        The address of the API; the UI is at the same address without `/api`.
+
+    Raises:
+        ServerError: Prefect is imported already, no port is free, or the new server did not come up; the
+            message then ends with the last lines of its log.
+    """
+    if "prefect" in sys.modules:
+        raise ServerError("ensure_server() has to be called before prefect is imported")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if url := os.environ.get("PREFECT_API_URL"):
+        return url
+    say = say or (lambda _: None)
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "temper-server.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by kill -9
+        port = _running() or _start(home, say, timeout)
+    os.environ["PREFECT_API_URL"] = _url(port)
+    return _url(port)
+
+
+def _url(port: int) -> str:
+    return f"http://127.0.0.1:{port}/api"
+
+
+def _ports() -> range:
+    text = os.environ.get("TEMPER_PREFECT_PORT", "4200")
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ServerError(f"TEMPER_PREFECT_PORT={text} is not a port number (1 to 65535)")
+    return range(int(text), min(int(text) + PORTS, 65536))
+
+
+def _running() -> int | None:
+    """The first port on which a Prefect server answers."""
+    return next((port for port in _ports() if _occupant(port) == "prefect"), None)
+
+
+def _occupant(port: int) -> Literal["prefect", "other"] | None:
+    """Who listens on a port of this machine."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return None
+    # A busy server may take its time; a second server on the same database would be worse than the wait.
+    with suppress(OSError, ValueError), _open(f"{_url(port)}/health", timeout=20) as answer:
+        if json.load(answer) is True:
+            return "prefect"
+    return "other"
+
+
+# No proxy stands between this process and this machine, whatever the environment says.
+_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
+def _start(home: Path, say: Callable[[str], None], timeout: float) -> int:
+    port = _first_free(say)
+    log = home / "temper-server.log"
+    say(f"Starting a Prefect server on port {port} (log: {log}) ...")
+    with log.open("wb") as output:
+        # Not with --background: that discards the log, and refuses to start after a crash or a reboot.
+        server = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "--no-prompt", "server", "start", "--port", str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for the campaign, not for its server
+        )
+    (home / "server.pid").write_text(str(server.pid))  # where `prefect server stop` looks
+    deadline = time.monotonic() + timeout
+    try:
+        while time.monotonic() < deadline:
+            if _occupant(port) == "prefect":
+                return port
+            if server.poll() is not None:
+                raise ServerError(f"The Prefect server ended with exit code {server.returncode}.{_tail(log)}")
+            time.sleep(0.2)
+        raise ServerError(f"The Prefect server did not answer within {timeout:.0f} s.{_tail(log)}")
+    except BaseException:
+        server.terminate()
+        raise
+
+
+def _first_free(say: Callable[[str], None]) -> int:
+    for port in _ports():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise
+                say(f"Port {port} is taken by something that is not a Prefect server; trying the next one.")
+            else:
+                return port
+    first, last = _ports()[0], _ports()[-1]
+    raise ServerError(
+        f"Ports {first} to {last} are all taken: set TEMPER_PREFECT_PORT to a free one, "
+        "or PREFECT_API_URL to the Prefect server that is to be used."
+    )
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    return f" The end of {log}:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

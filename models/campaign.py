@@ -1,0 +1,229 @@
+"""The campaign file: what a person asks for, validated before anything runs."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ase.data import chemical_symbols
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models import foundation
+from models.datasets import (
+    Keys,
+    Splitting,
+    Units,
+    check_elements,
+    isolated_atoms,
+    read_labels,
+    read_structures,
+    split,
+)
+from models.distillation.students import SmallMace
+from models.e0s import E0Policy
+from models.strategies import AnyStrategy
+from models.training import Optimisation
+from models.validation.acceptance import Gate, Simulation
+
+
+class CampaignError(ValueError):
+    """A campaign that cannot run; the message names the file, the field and what to do."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FoundationChoice(_Section):
+    """The model to start from."""
+
+    name: str = Field("temper-gfn1", description="a known name, or a path")
+    head: str | None = Field(None, description="which head, where the foundation has several")
+
+
+class Labels(_Section):
+    """The reference labels of the target system."""
+
+    path: Path
+    level_of_theory: str = Field(min_length=1)
+    licence: str = Field(
+        "unknown", description="terms of the labels; they travel with what is made from them"
+    )
+    citation: str = ""
+    units: Units
+    names: Keys = Keys()
+
+
+class ReferenceTrajectories(_Section):
+    """Trajectories at the labels' level, for RDFs; frames named by the info key `trajectory`."""
+
+    path: Path
+    level_of_theory: str = Field(min_length=1)
+    temperature: float = Field(gt=0, description="K")
+    licence: str = "unknown"
+
+
+class Replay(_Section):
+    """Structures on which the foundation's own predictions are kept in sight."""
+
+    path: Path | None = Field(
+        None, description="structures of any kind; default: the set shipped with Temper"
+    )
+    n_structures: int = Field(400, ge=10)
+    seed: int = 0
+
+
+class StudentPlan(_Section):
+    """The fast engine, and what it learns from."""
+
+    architecture: SmallMace = SmallMace()
+    optimisation: Optimisation = Optimisation(
+        learning_rate=0.01, decay="cosine", ema_decay=0.995, clip_gradient=10.0, epochs=20
+    )
+    n_structures: int = Field(900, ge=10, description="structures that the teacher labels")
+    rattle: float = Field(0.05, gt=0, description="Å")
+    seed: int = 0
+
+
+class Campaign(_Section):
+    """One fine-tuning campaign: from a foundation and labels to a promoted specialist and engine."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    description: str = ""
+    foundation: FoundationChoice = FoundationChoice()
+    labels: Labels
+    split: Splitting = Splitting()
+    reference: ReferenceTrajectories | None = None
+    replay: Replay = Replay()
+    e0s: E0Policy = E0Policy()
+    candidates: tuple[AnyStrategy, ...] = Field(min_length=1)
+    simulation: Simulation = Simulation()
+    gate: Gate = Gate()
+    student: StudentPlan = StudentPlan()
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Campaign":
+        kinds = [candidate.kind for candidate in self.candidates]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"candidates: {', '.join(kinds)} name one strategy twice")
+        return self
+
+    @property
+    def comparable_reference(self) -> ReferenceTrajectories | None:
+        """The reference trajectories, where they are at the labels' level of theory."""
+        if self.reference is None or self.reference.level_of_theory != self.labels.level_of_theory:
+            return None
+        return self.reference
+
+
+def find(name: str) -> Path:
+    """The file of a campaign: a path, or the name of one that ships with Temper."""
+    given = Path(name)
+    if given.suffix in (".yaml", ".yml"):
+        return given
+    shipped = Path(__file__).parents[1] / "deployments" / "campaigns"
+    path = shipped / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
+        raise CampaignError(f"no campaign named {name!r}; shipped: {known}. A path must end in .yaml")
+    return path
+
+
+def load_campaign(
+    name: str,
+    *,
+    labels: str | None = None,
+    level_of_theory: str | None = None,
+    foundation: str | None = None,
+    seed: int | None = None,
+) -> Campaign:
+    """A campaign by name or path with a few values replaced, every input of it examined.
+
+    `seed` replaces the seeds of the split, the replay set, the student, the simulation and every
+    training. Raises CampaignError, DataError or FoundationError with one clear message.
+    """
+    if (labels is None) != (level_of_theory is None):
+        raise CampaignError(
+            "give labels and level_of_theory together: labels of an unknown level mean nothing"
+        )
+    given = {
+        "labels.path": labels,
+        "labels.level_of_theory": level_of_theory,
+        "foundation.name": foundation,
+        **dict.fromkeys(("split.seed", "replay.seed", "student.seed", "simulation.seed"), seed),
+    }
+    campaign = load(find(name), {key: value for key, value in given.items() if value is not None})
+    if seed is not None:
+        campaign = campaign.model_copy(
+            update={
+                "candidates": tuple(
+                    c.model_copy(update={"optimisation": c.optimisation.model_copy(update={"seed": seed})})
+                    for c in campaign.candidates
+                ),
+                "student": campaign.student.model_copy(
+                    update={"optimisation": campaign.student.optimisation.model_copy(update={"seed": seed})}
+                ),
+            }
+        )
+    examine(campaign)
+    return campaign
+
+
+def examine(campaign: Campaign) -> None:
+    """Read every input of a campaign and raise on the first that cannot be used, before anything runs."""
+    labels = campaign.labels
+    isolated, frames = isolated_atoms(read_labels(labels.path, labels.names, labels.units))
+    split(frames, campaign.split, str(labels.path))
+    described = foundation.describe(campaign.foundation.name)
+    if described is not None:
+        known = [chemical_symbols[z] for z in described["architecture"]["atomic_numbers"]]
+        check_elements([*frames, *isolated], known, str(labels.path), campaign.foundation.name)
+    if campaign.comparable_reference is not None:
+        read_structures(campaign.comparable_reference.path)
+    if campaign.replay.path is not None:
+        read_structures(campaign.replay.path)
+
+
+def load(path: Path, overrides: dict[str, Any] | None = None) -> Campaign:
+    """Read and validate a campaign file.
+
+    `overrides` maps dotted fields ("labels.path") to values that replace the file's. Paths are
+    relative to the file (overriding ones to the working directory) and come back absolute. Raises
+    CampaignError with one line per mistake.
+    """
+    if not path.is_file():
+        raise CampaignError(f"{path}: no such campaign file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise CampaignError(f"{path}: not valid YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise CampaignError(f"{path}: a campaign is a mapping of sections, not {type(content).__name__}")
+    _anchor_paths(content, path.parent.resolve())
+    for dotted, value in (overrides or {}).items():
+        *sections, last = dotted.split(".")
+        target = content
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[last] = str(Path(value).resolve()) if last == "path" else value
+    try:
+        return Campaign.model_validate(content)
+    except ValidationError as error:
+        raise CampaignError("\n".join(_readable(path, mistake) for mistake in error.errors())) from error
+
+
+def _anchor_paths(content: dict[str, Any], base: Path) -> None:
+    for section in content.values():
+        if isinstance(section, dict) and isinstance(section.get("path"), str):
+            section["path"] = str(base / section["path"])
+    foundation = content.get("foundation")
+    if isinstance(foundation, dict) and (base / str(foundation.get("name"))).is_file():
+        foundation["name"] = str(base / foundation["name"])
+
+
+def _readable(path: Path, mistake: Any) -> str:
+    place = ".".join(str(part) for part in mistake["loc"]) or "campaign"
+    if mistake["type"] == "extra_forbidden":
+        return f"{path}: {place}: unknown key; check its spelling and its section"
+    if mistake["type"] == "missing":
+        return f"{path}: {place}: is missing; add it"
+    return f"{path}: {place}: {mistake['msg']} (given: {mistake['input']!r})"

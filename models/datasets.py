@@ -1,0 +1,266 @@
+"""Labelled structures: read, check, normalise, split by trajectory.
+
+Inside Temper every label sits under `REF_energy` (info, eV), `REF_forces` (arrays, eV/Å) and
+`REF_stress` (info, eV/Å³), where no calculator swallows it.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from ase import Atoms, units
+from ase.io import read, write
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.graphs import as_matrix
+
+ENERGY_UNITS = {"eV": 1.0, "meV": 1e-3, "Hartree": units.Hartree, "Rydberg": units.Rydberg,
+                "kcal/mol": units.kcal / units.mol, "kJ/mol": units.kJ / units.mol}  # fmt: skip
+FORCE_UNITS = {"eV/Å": 1.0, "meV/Å": 1e-3, "Hartree/Bohr": units.Hartree / units.Bohr,
+               "Rydberg/Bohr": units.Rydberg / units.Bohr,
+               "kcal/mol/Å": units.kcal / units.mol, "kJ/mol/nm": 0.1 * units.kJ / units.mol}  # fmt: skip
+STRESS_UNITS = {"eV/Å³": 1.0, "GPa": units.GPa, "kbar": 0.1 * units.GPa}
+PARTS = ("train", "valid", "test")
+
+
+class DataError(ValueError):
+    """Labels or structures that cannot be used as they are; the message says where and what to do."""
+
+
+class Keys(BaseModel):
+    """Names under which a file keeps its labels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    energy: str = "REF_energy"
+    forces: str = "REF_forces"
+    stress: str | None = None
+
+
+class Units(BaseModel):
+    """Units of a file's labels; they are never guessed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    energy: Literal["eV", "meV", "Hartree", "Rydberg", "kcal/mol", "kJ/mol"]
+    forces: Literal["eV/Å", "meV/Å", "Hartree/Bohr", "Rydberg/Bohr", "kcal/mol/Å", "kJ/mol/nm"]
+    stress: Literal["eV/Å³", "GPa", "kbar"] | None = None
+
+
+class Splitting(BaseModel):
+    """How whole trajectories are dealt to train, valid and test."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: str = Field("trajectory", description="info key that names the trajectory of a frame")
+    valid: float = Field(0.15, gt=0, lt=1)
+    test: float = Field(0.2, gt=0, lt=1)
+    seed: int = 0
+
+
+def read_structures(path: Path) -> list[Atoms]:
+    """All frames of a structure file; raises DataError naming the file."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        frames = read(path, index=":")
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read as structures ({error})") from error
+    if not frames:
+        raise DataError(f"{path}: holds no structures")
+    return frames if isinstance(frames, list) else [frames]
+
+
+def read_labels(path: Path, keys: Keys, given_units: Units) -> list[Atoms]:
+    """Frames of `path` with their labels under the `REF_` keys, in eV and Å.
+
+    Raises DataError on a missing file, a missing, non-finite or misshapen label, or a stress key
+    without a unit.
+    """
+    if (keys.stress is None) != (given_units.stress is None):
+        raise DataError("labels: give both names.stress and units.stress, or neither")
+    frames = read_structures(path)
+    return [_normalised(frame, f"{path}, frame {i}", keys, given_units) for i, frame in enumerate(frames)]
+
+
+def _normalised(frame: Atoms, where: str, keys: Keys, given_units: Units) -> Atoms:
+    results = frame.calc.results if frame.calc is not None else {}
+    energy = frame.info.get(keys.energy, results.get(keys.energy))
+    if energy is None:
+        raise DataError(
+            f"{where}: no energy under {keys.energy!r}; it has {_available(frame)}. Set labels.names"
+        )
+    isolated = len(frame) == 1 and frame.info.get("config_type") == "IsolatedAtom"
+    forces = frame.arrays.get(keys.forces, results.get(keys.forces))
+    if forces is None and isolated:
+        forces = np.zeros((1, 3))
+    if forces is None:
+        raise DataError(
+            f"{where}: no forces under {keys.forces!r}; it has {_available(frame)}. Set labels.names"
+        )
+    labelled = Atoms(frame.numbers, positions=frame.positions, cell=frame.cell, pbc=frame.pbc)
+    labelled.info = {k: v for k, v in frame.info.items() if k not in (keys.energy, keys.stress)}
+    labelled.info["REF_energy"] = float(energy) * ENERGY_UNITS[given_units.energy]
+    forces = np.asarray(forces, dtype=float)
+    if forces.shape != (len(frame), 3):
+        raise DataError(
+            f"{where}: forces under {keys.forces!r} have shape {forces.shape}, not ({len(frame)}, 3)"
+        )
+    labelled.arrays["REF_forces"] = forces * FORCE_UNITS[given_units.forces]
+    if keys.stress is not None and given_units.stress is not None:
+        stress = frame.info.get(keys.stress, results.get(keys.stress))
+        if stress is None:
+            raise DataError(
+                f"{where}: no stress under {keys.stress!r}; it has {_available(frame)}. Set labels.names"
+            )
+        labelled.info["REF_stress"] = (
+            as_matrix(np.asarray(stress, dtype=float)) * STRESS_UNITS[given_units.stress]
+        )
+    for name in ("REF_energy", "REF_forces", "REF_stress"):
+        value = labelled.info.get(name, labelled.arrays.get(name))
+        if value is not None and not np.isfinite(value).all():
+            raise DataError(f"{where}: {name} is not finite; remove the frame or label it again")
+    if not np.isfinite(frame.positions).all():
+        raise DataError(f"{where}: a position is not finite")
+    return labelled
+
+
+def _available(frame: Atoms) -> str:
+    names = set(frame.info) | set(frame.arrays) - {"numbers", "positions"}
+    if frame.calc is not None:
+        names |= set(frame.calc.results)
+    return ", ".join(sorted(names)) or "no labels at all"
+
+
+def check_elements(frames: Sequence[Atoms], known: Sequence[str], where: str, model: str) -> None:
+    """Raise DataError naming the first structure with an element that `model` does not know."""
+    for index, frame in enumerate(frames):
+        if unknown := sorted(set(frame.get_chemical_symbols()) - set(known)):
+            raise DataError(
+                f"{where}, frame {index} ({frame.get_chemical_formula()}): the foundation {model} does "
+                f"not know {', '.join(unknown)}; it knows {' '.join(known)}"
+            )
+
+
+def isolated_atoms(frames: Sequence[Atoms]) -> tuple[list[Atoms], list[Atoms]]:
+    """Frames marked `config_type=IsolatedAtom`, and all the others."""
+    marked = [f for f in frames if f.info.get("config_type") == "IsolatedAtom"]
+    return marked, [f for f in frames if f.info.get("config_type") != "IsolatedAtom"]
+
+
+def fingerprint(atoms: Atoms) -> str:
+    """Content hash of a structure: species, positions and cell to 1e-6 Å, periodicity."""
+    digest = hashlib.sha256(atoms.numbers.astype("<i8").tobytes())
+    digest.update(np.round(atoms.positions * 1e6).astype("<i8").tobytes())
+    digest.update(np.round(atoms.cell.array * 1e6).astype("<i8").tobytes() + atoms.pbc.tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Indices of frames by part, and the rule by which frames were grouped."""
+
+    indices: Mapping[str, list[int]]
+    grouped_by: str
+    n_groups: Mapping[str, int]
+
+
+def split(frames: Sequence[Atoms], rule: Splitting, where: str) -> Split:
+    """Deal whole groups of frames to train, valid and test; the same seed, the same split.
+
+    Groups are the values of the info key `rule.by`. Where no frame has it, the frames of one
+    chemical formula form a group. Raises DataError if only some frames have the key, if there are
+    fewer than three groups, or if one structure would be in two parts.
+    """
+    present = [rule.by in frame.info for frame in frames]
+    if any(present) and not all(present):
+        raise DataError(f"{where}, frame {present.index(False)}: has no {rule.by!r}, though other frames do")
+    grouped_by = rule.by if all(present) else "chemical formula"
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, frame in enumerate(frames):
+        groups[str(frame.info[rule.by]) if all(present) else frame.get_chemical_formula()].append(index)
+    if len(groups) < len(PARTS):
+        raise DataError(
+            f"{where}: only {len(groups)} groups by {grouped_by}; train, valid and test need at least three. "
+            f"Name each frame's trajectory in the info key {rule.by!r}"
+        )
+    names = [sorted(groups)[i] for i in np.random.default_rng(rule.seed).permutation(len(groups))]
+    indices: dict[str, list[int]] = {part: [] for part in PARTS}
+    counts = dict.fromkeys(PARTS, 0)
+    wanted = {"test": rule.test * len(frames), "valid": rule.valid * len(frames)}
+    for position, name in enumerate(names):
+        left = len(names) - position
+        part = next(
+            (
+                p
+                for p in ("test", "valid")
+                if not counts[p] or (len(indices[p]) < 0.9 * wanted[p] and left > 2)
+            ),
+            "train",
+        )
+        indices[part] += groups[name]
+        counts[part] += 1
+    parts = Split(indices={p: sorted(i) for p, i in indices.items()}, grouped_by=grouped_by, n_groups=counts)
+    check_disjoint({p: [frames[i] for i in parts.indices[p]] for p in PARTS}, where)
+    return parts
+
+
+def check_disjoint(parts: Mapping[str, Sequence[Atoms]], where: str) -> None:
+    """Raise DataError naming a structure that is in more than one part."""
+    seen: dict[str, tuple[str, int]] = {}
+    for part, frames in parts.items():
+        for index, frame in enumerate(frames):
+            other, at = seen.setdefault(fingerprint(frame), (part, index))
+            if other != part:
+                raise DataError(
+                    f"{where}: structure {index} of {part} ({frame.get_chemical_formula()}) is structure "
+                    f"{at} of {other} too; a split must not overlap"
+                )
+
+
+def write_structures(path: Path, frames: Sequence[Atoms]) -> None:
+    """Write frames as extended XYZ; the same frames always give the same bytes."""
+    write(path, list(frames), format="extxyz")
+
+
+def describe(frames: Sequence[Atoms]) -> dict[str, Any]:
+    """What a dataset holds, for its record: frames, atoms, elements, trajectories."""
+    symbols = sorted({symbol for frame in frames for symbol in frame.get_chemical_symbols()})
+    return {
+        "n_structures": len(frames),
+        "n_atoms": sum(map(len, frames)),
+        "elements": symbols,
+        "n_trajectories": len({str(f.info.get("trajectory", i)) for i, f in enumerate(frames)}),
+        "formulas": sorted({frame.get_chemical_formula() for frame in frames})[:20],
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of an ingested dataset: its file, and what it holds."""
+
+    path: Path
+    contents: Mapping[str, Any]
+
+
+def ingest(path: Path, keys: Keys, given_units: Units, rule: Splitting, work: Path) -> dict[str, Part]:
+    """Freeze a label file into the parts train, valid, test and, where it has any, isolated atoms.
+
+    Raises DataError (see `read_labels` and `split`).
+    """
+    isolated, frames = isolated_atoms(read_labels(path, keys, given_units))
+    parts = split(frames, rule, str(path))
+    chosen = {part: [frames[i] for i in parts.indices[part]] for part in PARTS}
+    if isolated:
+        chosen["isolated"] = isolated
+    grouping = {"grouped_by": parts.grouped_by}
+    return {name: _freeze(items, work / f"{name}.extxyz", grouping) for name, items in chosen.items()}
+
+
+def _freeze(frames: Sequence[Atoms], path: Path, more: Mapping[str, Any]) -> Part:
+    write_structures(path, frames)
+    return Part(path=path, contents={**describe(frames), **more})

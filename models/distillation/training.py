@@ -1,0 +1,92 @@
+"""A student from its teacher: the teacher labels what it met in its own dynamics, the student learns it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+
+from models import losses
+from models.datasets import fingerprint, read_structures, write_structures
+from models.distillation.students import SmallMace
+from models.dynamics import trajectories
+from models.finetuning import save_fit
+from models.graphs import graph
+from models.potentials import Potential, load
+from models.pseudolabels import pseudolabel
+from models.strategies import TARGET_HEAD
+from models.training import Optimisation, Report, TrainingSetup, fit
+
+
+def pool(
+    labelled: Sequence[Atoms], dynamics: Sequence[Atoms], n_structures: int, rattle: float, seed: int
+) -> list[Atoms]:
+    """`n_structures` unlabelled structures: half from dynamics, half rattled copies of labelled ones.
+
+    `rattle` is the standard deviation of each coordinate, Å. Trajectories that are shorter than
+    their half are made up for by more rattled structures.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = list(dynamics)
+    if len(chosen) > n_structures // 2:
+        picks = rng.choice(len(chosen), n_structures // 2, replace=False)
+        chosen = [chosen[i] for i in sorted(picks)]
+    structures = [_bare(frame) for frame in chosen]
+    while len(structures) < n_structures:
+        copy = _bare(labelled[int(rng.integers(len(labelled)))])
+        copy.positions += rng.normal(scale=rattle, size=copy.positions.shape)
+        structures.append(copy)
+    return structures
+
+
+def _bare(frame: Atoms) -> Atoms:
+    return Atoms(frame.numbers, positions=frame.positions, cell=frame.cell, pbc=frame.pbc)
+
+
+def label_pool(
+    teacher: Path, train: Path, dynamics: Path, n_structures: int, rattle: float, seed: int, work: Path
+) -> Path:
+    """The file of structures that `teacher` labelled for its student (see `pool`)."""
+    frames = [atoms for run in trajectories.load(dynamics) for atoms in run.to_atoms()]
+    structures = pool(read_structures(train), frames, n_structures, rattle, seed)
+    path = work / "teacher_labels.extxyz"
+    write_structures(path, pseudolabel(load(teacher), structures))
+    return path
+
+
+def distil(
+    student: SmallMace,
+    optimisation: Optimisation,
+    teacher: Path,
+    data: dict[str, Path],
+    provenance: dict[str, str],
+    work: Path,
+    report: Report | None = None,
+) -> dict[str, Path]:
+    """Train `student` on reference labels (`train`) and the teacher's (`teacher_labels`).
+
+    Energies and forces of both have equal weight per structure; `valid` holds reference labels.
+    Returns the files `checkpoint` and `history`. A killed call goes on from `work`.
+    """
+    taught_by = load(teacher)
+    frames = {role: read_structures(path) for role, path in data.items()}
+    present = sorted({int(z) for items in frames.values() for atoms in items for z in atoms.numbers})
+    e0s = {z: taught_by.e0s()[z] for z in present}
+    held_out = {fingerprint(atoms) for atoms in frames["valid"]}
+    lessons = [
+        a for role in ("train", "teacher_labels") for a in frames[role] if fingerprint(a) not in held_out
+    ]
+    train = [graph(a, present, student.cutoff) for a in lessons]
+    network = student.network(e0s, train, optimisation.seed)
+    setup = TrainingSetup(
+        network=network,
+        train=train,
+        valid={"target": [graph(a, present, student.cutoff) for a in frames["valid"]]},
+        weights=[losses.Weights(energy=1.0, forces=10.0)],
+    )
+    fitted = fit(setup, optimisation, state_path=work / "state.pt", report=report)
+    engine = Potential(
+        network=fitted.network, level_of_theory=dict(taught_by.level_of_theory), provenance=provenance
+    )
+    assert engine.heads == [TARGET_HEAD]
+    return save_fit(engine, fitted, work)

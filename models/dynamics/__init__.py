@@ -1,0 +1,1 @@
+"""Molecular dynamics with a potential: many replicas at once, watched for failure."""

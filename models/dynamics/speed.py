@@ -1,0 +1,61 @@
+"""What one step of molecular dynamics costs, measured fairly for two potentials."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from ase import Atoms
+
+from models.dynamics.md import VelocityVerlet, run
+from models.potentials import Potential
+
+_WARM_UP = 10  # steps; TorchScript compiles during the first ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedComparison:
+    """Seconds per step of one replica with potentials a and b.
+
+    `ratio` is the median over the rounds of a's time over b's in the same round: above one, b is the
+    faster. `rounds` are the pairs of seconds per step, in the order measured.
+    """
+
+    n_atoms: int
+    steps: int
+    seconds_per_step_a: float
+    seconds_per_step_b: float
+    ratio: float
+    rounds: Sequence[tuple[float, float]]
+
+
+def seconds_per_step(potential: Potential, start: Atoms, steps: int) -> float:
+    """Wall time of one step of one replica at constant energy from 300 K, s."""
+    began = time.perf_counter()
+    run(
+        potential,
+        [start],
+        VelocityVerlet(time_step=0.5),
+        steps=steps,
+        seed=0,
+        save_every=steps,
+        velocities_from_temperature=300.0,
+    )
+    return (time.perf_counter() - began) / (steps + 1)
+
+
+def compare_speed(
+    a: Potential, b: Potential, start: Atoms, *, steps: int = 20, rounds: int = 5
+) -> SpeedComparison:
+    """Time `steps` steps from `start` with a, b, a, b, …, so that a busy machine slows both alike."""
+    for potential in (a, b):
+        seconds_per_step(potential, start, _WARM_UP)
+    times = [(seconds_per_step(a, start, steps), seconds_per_step(b, start, steps)) for _ in range(rounds)]
+    return SpeedComparison(
+        n_atoms=len(start),
+        steps=steps,
+        seconds_per_step_a=median(t for t, _ in times),
+        seconds_per_step_b=median(t for _, t in times),
+        ratio=median(t_a / t_b for t_a, t_b in times),
+        rounds=times,
+    )

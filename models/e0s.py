@@ -1,0 +1,157 @@
+"""Isolated-atom energies (E0s) of the target level, refitted from the foundation's residuals.
+
+arXiv 2606.12704, eq. 6: the shift ΔE0 minimises Σ (E_ref − E_model − Σ_Z n_Z ΔE0_Z)².
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers, chemical_symbols
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.datasets import DataError, read_structures
+from models.graphs import graphs, predict
+from models.potentials import Potential, load
+
+_RANK_TOLERANCE = 1e-8
+
+
+class E0Policy(BaseModel):
+    """Where the E0s of the target level come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: Literal["estimated", "isolated_atoms", "foundation"] = "estimated"
+    ridge: float = Field(
+        1e-8,
+        gt=0,
+        description="pull towards the foundation's E0s, relative to the largest singular value squared",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class E0Fit:
+    """E0s (eV) by atomic number, and how well the data determine them.
+
+    `null_space` lists, as formulas, the combinations of elements that the data leave free.
+    """
+
+    policy: str
+    e0s: dict[int, float]
+    shifts: dict[int, float]
+    rank: int
+    n_elements: int
+    condition: float
+    null_space: list[str]
+    residual_before: float
+    residual_after: float
+
+    @property
+    def determined(self) -> bool:
+        """Whether the data fix every element's shift."""
+        return self.rank == self.n_elements
+
+
+def refit(
+    foundation: Potential, frames: Sequence[Atoms], isolated: Sequence[Atoms], policy: E0Policy
+) -> E0Fit:
+    """E0s of the target level by `policy`, for every element of the foundation.
+
+    Elements that are absent from the data keep the foundation's E0. `residual_before` and
+    `residual_after` are RMS errors of the total energies, meV/atom, with the foundation's E0s and
+    with these. Raises DataError where isolated atoms are asked for and one is missing.
+    """
+    old = foundation.e0s()
+    elements = sorted({int(z) for frame in frames for z in frame.numbers})
+    counts = np.array([[(frame.numbers == z).sum() for z in elements] for frame in frames], dtype=float)
+    predicted = np.array([p.energy for p in predict(foundation, graphs(frames, foundation))])
+    residuals = np.array([frame.info["REF_energy"] for frame in frames]) - predicted
+    singular = np.linalg.svd(counts, compute_uv=False)
+    rank = int((singular > _RANK_TOLERANCE * singular[0]).sum())
+    shifts = _shifts(policy, counts, residuals, elements, old, isolated)
+    n_atoms = counts.sum(axis=1)
+    return E0Fit(
+        policy=policy.policy,
+        e0s={z: energy + shifts.get(z, 0.0) for z, energy in old.items()},
+        shifts=shifts,
+        rank=rank,
+        n_elements=len(elements),
+        condition=float(singular[0] / singular[rank - 1]),
+        null_space=_null_space(counts, rank, elements),
+        residual_before=_rms(residuals / n_atoms),
+        residual_after=_rms((residuals - counts @ np.array([shifts[z] for z in elements])) / n_atoms),
+    )
+
+
+def _shifts(
+    policy: E0Policy,
+    counts: np.ndarray,
+    residuals: np.ndarray,
+    elements: Sequence[int],
+    old: Mapping[int, float],
+    isolated: Sequence[Atoms],
+) -> dict[int, float]:
+    if policy.policy == "foundation":
+        return dict.fromkeys(elements, 0.0)
+    if policy.policy == "isolated_atoms":
+        given = {int(a.numbers[0]): float(a.info["REF_energy"]) for a in isolated}
+        if missing := [chemical_symbols[z] for z in elements if z not in given]:
+            raise DataError(
+                f"e0s: no frame with config_type=IsolatedAtom for {', '.join(missing)}; "
+                "add it or use 'estimated'"
+            )
+        return {z: given[z] - old[z] for z in elements}
+    # Tikhonov: what the data determine is fitted, what they leave free stays at the foundation's E0.
+    left, singular, right = np.linalg.svd(counts, full_matrices=False)
+    filtered = singular / (singular**2 + policy.ridge * singular[0] ** 2)
+    fitted = right.T @ (filtered * (left.T @ residuals))
+    return {z: float(shift) for z, shift in zip(elements, fitted, strict=True)}
+
+
+def _null_space(counts: np.ndarray, rank: int, elements: Sequence[int]) -> list[str]:
+    from scipy.linalg import null_space, qr
+
+    if rank == len(elements):
+        return []
+    free = null_space(counts, rcond=_RANK_TOLERANCE)
+    # Column-pivoted elimination turns the orthonormal basis into short, readable combinations.
+    _, _, pivots = qr(free.T, pivoting=True)
+    readable = free @ np.linalg.inv(free[pivots[: free.shape[1]]])
+    return [
+        " ".join(
+            f"{value:+.3g} {chemical_symbols[z]}"
+            for z, value in zip(elements, column, strict=True)
+            if abs(value) > 1e-6
+        )
+        for column in readable.T
+    ]
+
+
+def _rms(per_atom: np.ndarray) -> float:
+    return float(1000.0 * np.sqrt(np.mean(per_atom**2)))
+
+
+def refit_file(
+    foundation: Path, train: Path, isolated: Path | None, policy: E0Policy, work: Path
+) -> tuple[Path, E0Fit]:
+    """`refit` from files to the file `e0s.json`, whose E0s and shifts are keyed by chemical symbol."""
+    atoms = read_structures(isolated) if isolated is not None else []
+    fit = refit(load(foundation), read_structures(train), atoms, policy)
+    content = asdict(fit)
+    for key in ("e0s", "shifts"):
+        content[key] = {chemical_symbols[z]: energy for z, energy in content[key].items()}
+    path = work / "e0s.json"
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+    return path, fit
+
+
+def read_e0s(path: Path) -> dict[int, float]:
+    """The E0s (eV) by atomic number of a file that `refit_file` wrote."""
+    return {
+        atomic_numbers[symbol]: e for symbol, e in json.loads(path.read_text(encoding="utf-8"))["e0s"].items()
+    }

@@ -1,0 +1,187 @@
+"""Structures as graphs: neighbour lists built once, batches by atom budget, batched evaluation."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import chemical_symbols
+from matscipy.neighbours import neighbour_list
+
+from models.potentials import Potential
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """One structure, its neighbour list, and its labels where it has them.
+
+    N atoms, E edges. `positions` (N, 3) Å; `species` (N,) indices into the network's elements;
+    `edge_index` (2, E); `unit_shifts` (E, 3); `cell` (3, 3) Å; `energy` eV, `forces` (N, 3) eV/Å,
+    `stress` (3, 3) eV/Å³, each NaN where unlabelled; `head` an index.
+    """
+
+    positions: torch.Tensor
+    species: torch.Tensor
+    edge_index: torch.Tensor
+    unit_shifts: torch.Tensor
+    cell: torch.Tensor
+    energy: float
+    forces: torch.Tensor
+    stress: torch.Tensor
+    head: int = 0
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return len(self.species)
+
+    @property
+    def n_edges(self) -> int:
+        """Number of directed edges."""
+        return self.edge_index.shape[1]
+
+
+def neighbours(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Directed neighbour list within `cutoff` (Å): edge index (2, E) and unit shifts (E, 3)."""
+    if not pbc.any() and len(positions) < 200:
+        # For a small molecule all pairs are cheaper than a cell list.
+        distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+        np.fill_diagonal(distances, np.inf)
+        i, j = np.nonzero(distances < cutoff)
+        return np.stack([i, j]), np.zeros((len(i), 3))
+    box = np.array(cell, dtype=float)
+    span = np.ptp(positions, axis=0).max() + 2.0 * cutoff + 1.0
+    for axis in np.flatnonzero(~pbc):
+        box[axis] = span * np.eye(3)[axis]
+    i, j, shifts = neighbour_list("ijS", positions=positions, cell=box, pbc=pbc, cutoff=cutoff)
+    return np.stack([i, j]).astype(np.int64), shifts.astype(float)
+
+
+def graph(atoms: Atoms, elements: Sequence[int], cutoff: float, head: int = 0) -> Graph:
+    """The graph of one structure, with its `REF_` labels where it has them.
+
+    Raises ValueError naming an element that is not in `elements`.
+    """
+    index = {z: k for k, z in enumerate(elements)}
+    if unknown := sorted(set(atoms.get_chemical_symbols()) - {chemical_symbols[z] for z in elements}):
+        raise ValueError(f"{atoms.get_chemical_formula()}: the model does not know {', '.join(unknown)}")
+    cell = np.asarray(atoms.cell.array) if atoms.pbc.any() else np.zeros((3, 3))
+    edge_index, unit_shifts = neighbours(atoms.positions, cell, atoms.pbc, cutoff)
+    stress = np.full((3, 3), np.nan)
+    if "REF_stress" in atoms.info:
+        stress = as_matrix(np.asarray(atoms.info["REF_stress"], dtype=float))
+    forces = atoms.arrays.get("REF_forces", np.full((len(atoms), 3), np.nan))
+    return Graph(
+        positions=torch.tensor(atoms.positions, dtype=torch.float64),
+        species=torch.tensor([index[z] for z in atoms.numbers]),
+        edge_index=torch.tensor(edge_index),
+        unit_shifts=torch.tensor(unit_shifts, dtype=torch.float64),
+        cell=torch.tensor(cell, dtype=torch.float64),
+        energy=float(atoms.info.get("REF_energy", np.nan)),
+        forces=torch.tensor(forces, dtype=torch.float64),
+        stress=torch.tensor(stress),
+        head=head,
+    )
+
+
+def as_matrix(stress: np.ndarray) -> np.ndarray:
+    """A stress in Voigt order (6,), flat (9,) or (3, 3) as a (3, 3) matrix."""
+    if stress.size == 6:
+        xx, yy, zz, yz, xz, xy = stress.ravel()
+        return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    return stress.reshape(3, 3)
+
+
+def graphs(structures: Iterable[Atoms], potential: Potential, head: str | None = None) -> list[Graph]:
+    """Graphs of many structures for one potential (see `graph`); default head: the last one."""
+    index = len(potential.heads) - 1 if head is None else potential.heads.index(head)
+    return [graph(atoms, potential.elements, potential.cutoff, index) for atoms in structures]
+
+
+def collate(batch: Sequence[Graph], n_elements: int, dtype: torch.dtype) -> Batch:
+    """One disconnected graph out of many, as the dictionary that a MACE network takes.
+
+    Beside the network's own keys: `labels_energy` (B,) eV, `labels_forces` (ΣN, 3) eV/Å and
+    `labels_stress` (B, 3, 3) eV/Å³, NaN where unlabelled, and `n_atoms` (B,).
+    """
+    counts = torch.tensor([g.n_atoms for g in batch])
+    pointer = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    species = torch.cat([g.species for g in batch])
+    shifts = torch.cat([g.unit_shifts @ g.cell for g in batch])
+    return {
+        "positions": torch.cat([g.positions for g in batch]).to(dtype),
+        "node_attrs": torch.nn.functional.one_hot(species, n_elements).to(dtype),
+        "edge_index": torch.cat([g.edge_index + p for g, p in zip(batch, pointer[:-1], strict=True)], dim=1),
+        "unit_shifts": torch.cat([g.unit_shifts for g in batch]).to(dtype),
+        "shifts": shifts.to(dtype),
+        "cell": torch.cat([g.cell for g in batch]).to(dtype),
+        "batch": torch.repeat_interleave(torch.arange(len(batch)), counts),
+        "ptr": pointer,
+        "head": torch.tensor([g.head for g in batch]),
+        "n_atoms": counts,
+        "species": species,
+        "labels_energy": torch.tensor([g.energy for g in batch], dtype=torch.float64),
+        "labels_forces": torch.cat([g.forces for g in batch]).to(dtype),
+        "labels_stress": torch.stack([g.stress for g in batch]).to(dtype),
+    }
+
+
+def batches(order: Iterable[int], sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Split `order` into runs whose summed `sizes` stay within `budget` (never an empty run)."""
+    run: list[int] = []
+    total = 0
+    for index in order:
+        if run and total + sizes[index] > budget:
+            yield run
+            run, total = [], 0
+        run.append(index)
+        total += sizes[index]
+    if run:
+        yield run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Energy (eV), forces (N, 3) eV/Å and, where asked for, stress (3, 3) eV/Å³ of one structure."""
+
+    energy: float
+    forces: np.ndarray
+    stress: np.ndarray | None = None
+
+
+def predict(
+    potential: Potential, items: Sequence[Graph], *, stress: bool = False, max_edges: int = 8000
+) -> list[Prediction]:
+    """Energies, forces and stresses of many graphs, in batches of up to `max_edges` edges.
+
+    The E0 sum is added in float64, so that totals of thousands of eV keep their meV.
+    """
+    network = potential.network
+    e0s = torch.atleast_2d(network.atomic_energies_fn.atomic_energies)
+    results: list[Prediction] = []
+    for run in batches(range(len(items)), [g.n_edges for g in items], max_edges):
+        chosen = [items[i] for i in run]
+        batch = collate(chosen, len(potential.elements), potential.dtype)
+        output = network(batch, compute_force=True, compute_stress=stress)
+        energies = output["interaction_energy"].detach().double() + e0_sum(batch, e0s)
+        forces = output["forces"].detach().double().split([g.n_atoms for g in chosen])
+        for k in range(len(chosen)):
+            results.append(
+                Prediction(
+                    energy=float(energies[k]),
+                    forces=forces[k].numpy(),
+                    stress=output["stress"][k].detach().double().numpy() if stress else None,
+                )
+            )
+    return results
+
+
+def e0_sum(batch: Batch, e0s: torch.Tensor) -> torch.Tensor:
+    """Σ E0 of every structure of a batch, eV, float64; `e0s` is (heads, elements)."""
+    per_atom = e0s.double()[batch["head"][batch["batch"]], batch["species"]]
+    return torch.zeros(len(batch["n_atoms"]), dtype=torch.float64).index_add_(0, batch["batch"], per_atom)

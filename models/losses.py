@@ -1,0 +1,51 @@
+"""The training objective: Huber losses on energies per atom, forces and stress, weighted per head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import huber_loss
+
+from models.graphs import Batch, e0_sum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weights of one head's terms (arXiv 2606.12704, App. A.1)."""
+
+    energy: float = 10.0
+    forces: float = 10.0
+    stress: float = 0.0
+
+
+TARGET = Weights()
+REPLAY = Weights(energy=1.0)
+HUBER_DELTA = 0.01  # eV, eV/Å, eV/Å³
+
+
+def huber(
+    output: dict[str, torch.Tensor], batch: Batch, e0s: torch.Tensor, weights: Sequence[Weights]
+) -> torch.Tensor:
+    """Scalar loss of one batch.
+
+    Energies enter per atom and relative to the E0s (heads × elements, eV), so that float32 is
+    enough. Unlabelled (NaN) entries are left out. `weights` has one entry per head.
+    """
+    table = torch.tensor([[w.energy, w.forces, w.stress] for w in weights], dtype=output["forces"].dtype)
+    per_structure = table[batch["head"]]
+    target = ((batch["labels_energy"] - e0_sum(batch, e0s)) / batch["n_atoms"]).to(table.dtype)
+    energy = output["interaction_energy"] / batch["n_atoms"]
+    total = _mean(energy, target, per_structure[:, 0])
+    total = total + _mean(output["forces"], batch["labels_forces"], per_structure[batch["batch"], 1, None])
+    if output.get("stress") is not None:
+        total = total + _mean(output["stress"], batch["labels_stress"], per_structure[:, 2, None, None])
+    return total
+
+
+def _mean(predicted: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    labelled = torch.isfinite(labels)
+    if not labelled.any():
+        return predicted.sum() * 0.0
+    weights = weights.expand_as(predicted)[labelled]
+    terms = huber_loss(predicted[labelled], labels[labelled], reduction="none", delta=HUBER_DELTA)
+    return (weights * terms).mean()

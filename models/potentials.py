@@ -1,0 +1,271 @@
+"""MACE networks: build, save, load, change heads, export. The one adapter to mace-torch.
+
+A checkpoint is one safetensors file: the state dict, and under the single metadata key `temper`
+a canonical JSON of everything needed to build the network again. Loading runs no foreign code.
+"""
+
+import io
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+# What mace and e3nn print and warn of while they are imported (optional accelerators) helps nobody here.
+with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import mace  # noqa: F401  (before e3nn: it sets how torch unpickles e3nn's constants)
+    from e3nn import o3
+    from mace import modules
+    from mace.tools import AtomicNumberTable
+    from mace.tools.finetuning_utils import load_foundations_elements
+    from mace.tools.scripts_utils import extract_config_mace_model, remove_pt_head
+
+Network = Any
+"""A `ScaleShiftMACE`; torch types none of the attributes of its modules."""
+
+FORMAT = 1
+_METADATA_KEY = "temper"
+_IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
+_CLASSES = ("interaction_cls", "interaction_cls_first", "readout_cls")
+_ARRAYS = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift", "atomic_numbers")
+_BLOCKS = modules.interaction_classes | modules.readout_classes
+_GATES = {"silu": torch.nn.functional.silu, "tanh": torch.tanh, "abs": torch.abs, None: None}
+
+
+class CheckpointError(ValueError):
+    """A file that is not a checkpoint of ours, or not one that this version can read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Potential:
+    """A network with what its numbers mean.
+
+    `level_of_theory` maps each head to the level its labels came from; `provenance` is free JSON
+    (name, licence, citation) that travels with the file.
+    """
+
+    network: Network
+    level_of_theory: Mapping[str, str]
+    provenance: Mapping[str, Any]
+
+    @property
+    def heads(self) -> list[str]:
+        """Names of the heads, in the network's order."""
+        return list(self.network.heads)
+
+    @property
+    def elements(self) -> list[int]:
+        """Atomic numbers the network knows, in the order of its one-hot species."""
+        return [int(z) for z in self.network.atomic_numbers]
+
+    @property
+    def symbols(self) -> list[str]:
+        """Chemical symbols the network knows."""
+        return [chemical_symbols[z] for z in self.elements]
+
+    @property
+    def cutoff(self) -> float:
+        """Cutoff radius of one message-passing layer, Å."""
+        return float(self.network.r_max)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the parameters."""
+        return next(self.network.parameters()).dtype
+
+    def e0s(self, head: str | None = None) -> dict[int, float]:
+        """Isolated-atom energies of `head` (default: the last one), eV, by atomic number."""
+        index = self.heads.index(head) if head is not None else len(self.heads) - 1
+        row = torch.atleast_2d(self.network.atomic_energies_fn.atomic_energies)[index]
+        return dict(zip(self.elements, (float(e) for e in row), strict=True))
+
+
+@contextmanager
+def building(dtype: torch.dtype) -> Iterator[None]:
+    """Build networks in a block: torch's default type is `dtype`, in which e3nn makes its buffers.
+
+    The deprecation notices that torch has for e3nn's and mace's TorchScript are not shown.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def architecture(network: Network) -> dict[str, Any]:
+    """The JSON-ready description from which `build` makes the same network again."""
+    config = extract_config_mace_model(network)
+    if "error" in config:
+        raise CheckpointError(f"{type(network).__name__} is not supported: {config['error']}")
+    config["gate"] = next((name for name, gate in _GATES.items() if gate is config["gate"]), None)
+    for key in _CLASSES:
+        config[key] = config[key].__name__
+    for key in _IRREPS:
+        config[key] = None if config[key] is None else str(config[key])
+    for key in _ARRAYS:
+        config[key] = np.asarray(config[key]).tolist()
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def build(description: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> Network:
+    """A freshly initialised `ScaleShiftMACE` of this architecture (see `architecture`)."""
+    config = dict(description)
+    for key in _CLASSES:
+        if key in config:
+            config[key] = _BLOCKS[config[key]]
+    for key in _IRREPS:
+        if config.get(key) is not None:
+            config[key] = o3.Irreps(config[key])
+    config["gate"] = _GATES[config.get("gate")]
+    for key in _ARRAYS[:3]:
+        config[key] = np.asarray(config[key], dtype=np.float64)
+    with building(dtype):
+        network = modules.ScaleShiftMACE(**config).to(dtype)
+    set_e0s(network, config["atomic_energies"])
+    return network
+
+
+def set_e0s(network: Network, energies: np.ndarray) -> None:
+    """Write E0s (heads × elements, eV) into the network, in float64 whatever the network's type."""
+    # A copy: the network's buffers may be written to later, the caller's array must not be.
+    network.atomic_energies_fn.atomic_energies = torch.tensor(np.atleast_2d(energies), dtype=torch.float64)
+
+
+def save(potential: Potential, path: Path) -> None:
+    """Write a checkpoint. The same weights and description always give the same bytes."""
+    header = {
+        "format": FORMAT,
+        "architecture": architecture(potential.network),
+        "dtype": str(potential.dtype).removeprefix("torch."),
+        "level_of_theory": dict(potential.level_of_theory),
+        "provenance": dict(potential.provenance),
+    }
+    tensors = {
+        k: v.detach().cpu().contiguous() for k, v in potential.network.state_dict().items() if v.numel()
+    }
+    save_file(tensors, path, {_METADATA_KEY: json.dumps(header, sort_keys=True, allow_nan=False)})
+
+
+def header(path: Path) -> dict[str, Any]:
+    """The description in a checkpoint, without its weights; raises CheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = (file.metadata() or {}).get(_METADATA_KEY)
+    except Exception as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+    if described is None:
+        raise CheckpointError(f"{path}: a safetensors file, but not a Temper checkpoint")
+    described = json.loads(described)
+    if described["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path}: checkpoint format {described['format']} is newer than {FORMAT}; update Temper"
+        )
+    return described
+
+
+def load(path: Path, dtype: torch.dtype | None = None) -> Potential:
+    """Read a checkpoint, in its own floating-point type or in `dtype`; raises CheckpointError."""
+    described = header(path)
+    own = getattr(torch, described["dtype"])
+    network = build(described["architecture"], own)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    e0s = tensors.pop("atomic_energies_fn.atomic_energies")
+    missing, unexpected = network.load_state_dict(tensors, strict=False)
+    wrong = [n for n in missing if network.state_dict()[n].numel() and "atomic_energies" not in n] + list(
+        unexpected
+    )
+    if wrong:
+        raise CheckpointError(f"{path}: weights do not fit the described network: {', '.join(wrong[:5])}")
+    if dtype is not None:
+        network = network.to(dtype)
+    set_e0s(network, e0s.numpy())
+    return Potential(
+        network=network.eval(),
+        level_of_theory=described["level_of_theory"],
+        provenance=described["provenance"],
+    )
+
+
+def from_mace(network: Network, *, level_of_theory: str, provenance: Mapping[str, Any]) -> Potential:
+    """A potential from an unpickled mace-torch model, its weights and E0s unchanged."""
+    e0s = torch.atleast_2d(network.atomic_energies_fn.atomic_energies).double().numpy()
+    rebuilt = build(architecture(network), next(network.parameters()).dtype)
+    rebuilt.load_state_dict(network.state_dict())
+    set_e0s(rebuilt, e0s)
+    return Potential(
+        network=rebuilt.eval(),
+        level_of_theory=dict.fromkeys(rebuilt.heads, level_of_theory),
+        provenance=provenance,
+    )
+
+
+def with_heads(potential: Potential, heads: Mapping[str, Mapping[int, float]]) -> Network:
+    """A network whose every head starts as a copy of the potential's only head.
+
+    `heads` maps each new head to its E0s (eV, by atomic number; every element must be there). The
+    element table is kept whole. Raises ValueError on a missing E0 or a multi-head potential.
+    """
+    if len(potential.heads) != 1:
+        raise ValueError(f"the foundation has heads {potential.heads}: choose one of them first")
+    for head, energies in heads.items():
+        if missing := [chemical_symbols[z] for z in potential.elements if z not in energies]:
+            raise ValueError(f"head {head!r} has no E0 for {', '.join(missing)}")
+    e0s = np.array([[energies[z] for z in potential.elements] for energies in heads.values()])
+    description = architecture(potential.network)
+    scale, shift = (np.ravel(description[k])[0] for k in ("atomic_inter_scale", "atomic_inter_shift"))
+    description |= {
+        "heads": list(heads),
+        "atomic_energies": e0s,
+        "atomic_inter_scale": [scale] * len(heads),
+        "atomic_inter_shift": [shift] * len(heads),
+    }
+    network = build(description, potential.dtype)
+    irreps = o3.Irreps(description["hidden_irreps"])
+    with building(potential.dtype):
+        load_foundations_elements(
+            network,
+            potential.network,
+            AtomicNumberTable(potential.elements),
+            load_readout=True,
+            max_L=irreps.lmax,
+        )
+    # mace-torch 0.3.16 copies the foundation's E0s over the requested ones when the shapes agree.
+    set_e0s(network, e0s)
+    return network
+
+
+def select_head(network: Network, head: str) -> Network:
+    """The network with only `head` left; the same energies and forces for that head."""
+    if list(network.heads) == [head]:
+        return network
+    row = torch.atleast_2d(network.atomic_energies_fn.atomic_energies)[list(network.heads).index(head)]
+    with building(next(network.parameters()).dtype):
+        single = remove_pt_head(network, head)
+    set_e0s(single, row.numpy())
+    return single.eval()
+
+
+def export_mace(potential: Potential, path: Path) -> None:
+    """Write a plain MACE `.model` file, in float64, that `MACECalculator` opens."""
+    network = build(architecture(potential.network), torch.float64)
+    network.load_state_dict(potential.network.state_dict())
+    torch.save(network, path)
+
+
+def n_parameters(network: Network) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)

@@ -1,0 +1,1 @@
+"""Judging a potential: errors, structure of what it simulates, stability, conservation of energy."""

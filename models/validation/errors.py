@@ -1,0 +1,181 @@
+"""Errors of predictions against labels, with intervals over trajectories, and points for parity plots.
+
+Energies per atom in meV/atom, forces by Cartesian component in meV/Å (the convention of MACE).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from models.graphs import Prediction
+
+RESAMPLES = 1000
+_COVERAGE = (2.5, 97.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """Mean absolute, root mean square and largest error of `n` values.
+
+    `mae_interval` holds 95 % of the MAEs of a bootstrap over trajectories, None with only one trajectory.
+    """
+
+    mae: float
+    rmse: float
+    max: float
+    n: int
+    mae_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errors:
+    """Errors of energy (meV/atom) and forces (meV/Å); None where nothing is labelled.
+
+    `forces_by_element` by chemical symbol; `energy_by_family` and `forces_by_family` by `info["family"]`.
+    """
+
+    energy: Metric | None
+    forces: Metric | None
+    forces_by_element: Mapping[str, Metric]
+    energy_by_family: Mapping[str, Metric]
+    forces_by_family: Mapping[str, Metric]
+    n_structures: int
+    n_trajectories: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """Points for two parity plots.
+
+    Energies in eV/atom after taking the reference's least-squares energy per atom of each element from
+    both, so that differences stay what they are; force components in eV/Å.
+    """
+
+    energy_reference: Sequence[float]
+    energy_predicted: Sequence[float]
+    forces_reference: Sequence[float]
+    forces_predicted: Sequence[float]
+
+
+def errors(
+    predictions: Sequence[Prediction],
+    structures: Sequence[Atoms],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Errors:
+    """Errors of `predictions` against `REF_energy` and `REF_forces` of the same `structures`.
+
+    The bootstrap draws whole trajectories (`info["trajectory"]`; without it each structure is its own),
+    for frames of one trajectory are not independent. Raises ValueError on lengths that differ, on a
+    prediction that is not finite, and where no structure has a label.
+    """
+    energy, forces = _differences(predictions, structures)
+    if not np.isfinite(energy).any() and not any(np.isfinite(f).any() for f in forces):
+        raise ValueError(f"none of the {len(structures)} structures has REF_energy or REF_forces")
+    names = [str(atoms.info.get("trajectory", f"structure {k}")) for k, atoms in enumerate(structures)]
+    group = np.unique(names, return_inverse=True)[1]
+    families = np.array([str(atoms.info.get("family", "all")) for atoms in structures])
+    n_atoms = [len(atoms) for atoms in structures]
+    components = np.concatenate([f.ravel() for f in forces])
+    symbols = np.concatenate([np.repeat(atoms.get_chemical_symbols(), 3) for atoms in structures])
+    owner = np.repeat(np.arange(len(structures)), 3 * np.array(n_atoms))
+
+    def metric(values: np.ndarray, groups: np.ndarray) -> Metric | None:
+        return _metric(values, groups, resamples, np.random.default_rng(seed))
+
+    def by(keys: np.ndarray, values: np.ndarray, groups: np.ndarray) -> dict[str, Metric]:
+        found = {str(key): metric(values[keys == key], groups[keys == key]) for key in np.unique(keys)}
+        return {key: value for key, value in found.items() if value is not None}
+
+    return Errors(
+        energy=metric(energy, group),
+        forces=metric(components, group[owner]),
+        forces_by_element=by(symbols, components, group[owner]),
+        energy_by_family=by(families, energy, group),
+        forces_by_family=by(families[owner], components, group[owner]),
+        n_structures=len(structures),
+        n_trajectories=int(group.max()) + 1,
+    )
+
+
+def parity(
+    predictions: Sequence[Prediction], structures: Sequence[Atoms], *, max_points: int = 2000, seed: int = 0
+) -> Parity:
+    """At most `max_points` points of each kind, drawn without replacement; unlabelled ones are left out."""
+    energy, forces = _differences(predictions, structures)
+    counts = np.array([np.bincount(atoms.numbers, minlength=len(chemical_symbols)) for atoms in structures])
+    labels = np.array([atoms.info.get("REF_energy", np.nan) for atoms in structures], dtype=float)
+    known = np.isfinite(labels)
+    baseline = (
+        np.linalg.lstsq(counts[known], labels[known], rcond=None)[0]
+        if known.any()
+        else np.zeros(counts.shape[1])
+    )
+    reference = ((labels - counts @ baseline) / counts.sum(axis=1))[known]
+    predicted = reference + 1e-3 * energy[known]
+    true = np.concatenate([_forces(atoms).ravel() for atoms in structures])
+    ours = true + 1e-3 * np.concatenate([f.ravel() for f in forces])
+    labelled = np.isfinite(true)
+    true, ours = true[labelled], ours[labelled]
+    generator = np.random.default_rng(seed)
+
+    def drawn(n: int) -> np.ndarray:
+        return np.sort(generator.choice(n, min(n, max_points), replace=False))
+
+    some, few = drawn(len(reference)), drawn(len(true))
+    return Parity(
+        energy_reference=reference[some].tolist(),
+        energy_predicted=predicted[some].tolist(),
+        forces_reference=true[few].tolist(),
+        forces_predicted=ours[few].tolist(),
+    )
+
+
+def _forces(atoms: Atoms) -> np.ndarray:
+    return np.asarray(atoms.arrays.get("REF_forces", np.full((len(atoms), 3), np.nan)), dtype=float)
+
+
+def _differences(
+    predictions: Sequence[Prediction], structures: Sequence[Atoms]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Predicted minus reference: energies (S,) meV/atom, forces S × (N, 3) meV/Å; NaN where unlabelled."""
+    if len(predictions) != len(structures):
+        raise ValueError(f"{len(predictions)} predictions for {len(structures)} structures")
+    for k, (p, atoms) in enumerate(zip(predictions, structures, strict=True)):
+        if not (np.isfinite(p.energy) and np.isfinite(p.forces).all()):
+            raise ValueError(f"structure {k} ({atoms.get_chemical_formula()}): the prediction is not finite")
+    energy = np.array(
+        [
+            1e3 * (p.energy - float(atoms.info.get("REF_energy", np.nan))) / len(atoms)
+            for p, atoms in zip(predictions, structures, strict=True)
+        ]
+    )
+    forces = [1e3 * (p.forces - _forces(atoms)) for p, atoms in zip(predictions, structures, strict=True)]
+    return energy, forces
+
+
+def _metric(
+    values: np.ndarray, groups: np.ndarray, resamples: int, generator: np.random.Generator
+) -> Metric | None:
+    labelled = np.isfinite(values)
+    values, groups = np.abs(values[labelled]), groups[labelled]
+    if not len(values):
+        return None
+    members = np.unique(groups, return_inverse=True)[1]
+    sums, counts = np.bincount(members, values), np.bincount(members)
+    interval = None
+    if len(sums) > 1:
+        drawn = generator.multinomial(len(sums), np.full(len(sums), 1.0 / len(sums)), size=resamples)
+        low, high = np.percentile((drawn @ sums) / (drawn @ counts), _COVERAGE)
+        interval = (float(low), float(high))
+    return Metric(
+        mae=float(values.mean()),
+        rmse=float(np.sqrt((values**2).mean())),
+        max=float(values.max()),
+        n=len(values),
+        mae_interval=interval,
+    )

@@ -1,0 +1,214 @@
+"""Heavy work in a process of its own.
+
+Training, molecular dynamics and labelling run in a child process: torch's global dtype and seeds stay apart
+from everybody else's, memory is given back, and a cancelled campaign stops computing at once. Children are
+forked from a server process that has imported the heavy modules once, so that starting one costs
+milliseconds instead of seconds.
+"""
+
+import contextlib
+import faulthandler
+import inspect
+import logging
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from functools import cache
+from logging.handlers import QueueHandler
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any, Literal, NoReturn, TypeVar
+
+T = TypeVar("T")
+Message = tuple[Literal["report", "log", "result", "error"], Any]
+
+PRELOADED = ["numpy", "scipy.optimize", "torch", "ase.io", "ase.md.langevin", "models.potentials"]
+GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL
+
+# multiprocessing polls every child whenever one starts, and an exit status can be read only once: without
+# this lock a thread that starts a child can take the status that another thread is waiting for.
+_status_lock = threading.Lock()
+
+
+class ChildDied(RuntimeError):
+    """A child process ended without a result: killed by a signal, or it left by itself."""
+
+
+def in_child(
+    function: Callable[..., T],
+    /,
+    *args: Any,
+    on_progress: Callable[[dict[str, Any]], None] | None = None,
+    **kwargs: Any,
+) -> T:
+    """Call `function(*args, **kwargs)` in a fresh process and return its result.
+
+    Function, arguments and result are pickled by value. If `function` has a parameter `report`, it receives
+    a callable there, and each `report(dict)` arrives in the calling thread as `on_progress(dict)`. What the
+    function logs at INFO or above is handled by the loggers of the same name here. The child computes on one
+    thread, and it never outlives this process. May be called from several threads at once.
+
+    SIGTERM raises SystemExit inside the function, so that its `finally` blocks run. Whatever interrupts the
+    caller (KeyboardInterrupt, a cancelled flow run, an error in `on_progress`) ends the child with SIGTERM,
+    and with SIGKILL if it is still there 20 s later.
+
+    Raises:
+        ChildDied: the process ended without a result; the message names the signal and its likely cause.
+        Exception: what `function` raised, with the child's traceback as a note.
+    """
+    call = pickle.dumps((function, args, kwargs))
+    receiver, sender = _context().Pipe(duplex=False)
+    process = _context().Process(target=_run, args=(sender, call), name=function.__qualname__)
+    with receiver:
+        try:
+            with sender, _status_lock:
+                process.start()
+            result: T = _follow(process, receiver, on_progress)
+            return result
+        finally:
+            _stop(process)
+
+
+@cache
+def _context() -> ForkServerContext:
+    """The fork server's settings; they are read when the first child starts."""
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def _follow(
+    process: ForkServerProcess,
+    receiver: "Connection[Any, bytes]",
+    on_progress: Callable[[dict[str, Any]], None] | None,
+) -> Any:
+    """Handle what the child sends until its result, its error or its death."""
+    while True:
+        # The pipe alone is not enough: a grandchild may hold it open after the child has died.
+        wait([receiver, process.sentinel])
+        try:
+            message: Message | None = pickle.loads(receiver.recv_bytes()) if receiver.poll() else None
+        except (EOFError, ConnectionError):
+            message = None
+        match message:
+            case ("report", progress):
+                if on_progress is not None:
+                    on_progress(progress)
+            case ("log", record):
+                logging.getLogger(record.name).handle(record)  # the child has applied the level
+            case ("result", result):
+                _wait_for_end(process, GRACE_SECONDS)
+                return result
+            case ("error", (error, text)):
+                _wait_for_end(process, GRACE_SECONDS)
+                error.add_note(f"In the child process {process.name}:\n{text}")
+                raise error
+            case None:
+                _wait_for_end(process, GRACE_SECONDS)
+                raise ChildDied(_obituary(process))
+
+
+def _obituary(process: ForkServerProcess) -> str:
+    code = process.exitcode
+    if code is None or code >= 0:
+        return f"{process.name} (pid {process.pid}) left without a result, exit code {code}"
+    cause = {
+        signal.SIGKILL: "most likely the machine or the job ran out of memory",
+        signal.SIGTERM: "it was asked to stop from outside",
+        signal.SIGXCPU: "the limit on CPU time was reached",
+    }.get(signal.Signals(-code), "a crash in compiled code; the log above has the place")
+    return f"{process.name} (pid {process.pid}) was killed by {signal.Signals(-code).name}: {cause}"
+
+
+def _wait_for_end(process: ForkServerProcess, seconds: float) -> bool:
+    if not wait([process.sentinel], seconds):
+        return False
+    with _status_lock:
+        process.join()
+    return True
+
+
+def _stop(process: ForkServerProcess) -> None:
+    """End the child if it is still there: SIGTERM, then SIGKILL, even if another signal arrives meanwhile."""
+    if process.pid is None or _wait_for_end(process, 0):
+        return
+    process.terminate()
+    ended = False
+    try:
+        ended = _wait_for_end(process, GRACE_SECONDS)
+    finally:
+        if not ended:
+            process.kill()
+            _wait_for_end(process, GRACE_SECONDS)
+
+
+class _Relay(QueueHandler):
+    """A handler that sends each record to the parent."""
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        super().__init__(queue=None)  # type: ignore[arg-type]  # enqueue is all that would use it
+        self._send = send
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self._send(("log", record))
+
+
+def _run(sender: "Connection[bytes, Any]", call: bytes) -> None:
+    """The child's main function."""
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then sends SIGTERM
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    lock = threading.Lock()
+
+    def send(message: Message) -> None:
+        content = pickle.dumps(message)
+        with lock:
+            sender.send_bytes(content)
+
+    root = logging.getLogger()
+    root.handlers = [_Relay(send)]
+    root.setLevel(logging.INFO)
+    try:
+        function, args, kwargs = pickle.loads(call)
+        if "report" in inspect.signature(function).parameters:
+            kwargs["report"] = lambda progress: send(("report", progress))
+        send(("result", function(*args, **kwargs)))
+    except Exception as error:
+        send(("error", (_portable(error), traceback.format_exc())))
+    except SystemExit:
+        _die_as_asked()
+        raise
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception itself where it survives pickling, else its type and text."""
+    with contextlib.suppress(Exception):
+        if type(pickle.loads(pickle.dumps(error))) is type(error):
+            return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _leave(_signal: int, _frame: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the clean-up is not to be interrupted by a second one
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _die_as_asked() -> None:
+    """After the clean-up that SIGTERM asked for, end by that signal, so that the parent can name it."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _die_with_parent() -> None:
+    """Leave when the campaign's process has gone, however it went (the fork server is not our concern)."""
+    campaign = parent_process()
+    if campaign is not None:
+        campaign.join()
+        os._exit(1)

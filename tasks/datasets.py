@@ -1,0 +1,72 @@
+"""Labels, replay structures and reference trajectories, frozen on record."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from prefect import task
+
+from db import artifacts
+from db.steps import Output, once
+from models import datasets, foundation, pseudolabels
+from models.campaign import Campaign, Labels, ReferenceTrajectories, Replay
+from models.datasets import Part
+from tasks.children import in_child
+
+
+@task
+def ingest_labels(campaign: Campaign) -> Mapping[str, str]:
+    """Ids of the parts train, valid, test and, where there are any, isolated atoms."""
+    labels = campaign.labels
+    file = artifacts.import_file(labels.path, "labels", labels.path.name, terms(labels))
+
+    def compute(work: Path) -> dict[str, Output]:
+        parts = datasets.ingest(labels.path, labels.names, labels.units, campaign.split, work)
+        return outputs(parts, campaign.name, terms(labels))
+
+    rules = {
+        "names": labels.names.model_dump(),
+        "units": labels.units.model_dump(),
+        "split": campaign.split.model_dump(),
+    }
+    return once("ingest_labels", 1, rules, {"labels": file.id}, compute, seed=campaign.split.seed).outputs
+
+
+@task
+def pseudolabel_replay(replay: Replay, foundation_id: str) -> Mapping[str, str]:
+    """Ids of the parts replay_train, replay_valid and replay_test."""
+    path = replay.path or foundation.shipped_replay()
+    source = artifacts.import_file(path, "structures", path.name)
+    model = artifacts.get(foundation_id)
+
+    def compute(work: Path) -> dict[str, Output]:
+        parts = in_child(
+            pseudolabels.replay_set, artifacts.path(model.id), path, replay.n_structures, replay.seed, work
+        )
+        said = {key: model.metadata[key] for key in ("level_of_theory", "licence") if key in model.metadata}
+        return outputs(parts, model.name, said)
+
+    inputs = {"foundation": model.id, "structures": source.id}
+    parameters = {"n_structures": replay.n_structures}
+    return once("pseudolabel_replay", 1, parameters, inputs, compute, seed=replay.seed).outputs
+
+
+@task
+def record_reference(reference: ReferenceTrajectories) -> str:
+    """The id of the reference trajectories."""
+    said = reference.model_dump(include={"level_of_theory", "temperature", "licence"})
+    return artifacts.import_file(reference.path, "trajectories", reference.path.name, said).id
+
+
+def terms(labels: Labels) -> dict[str, str]:
+    """What travels with the labels to everything that is made from them."""
+    return labels.model_dump(include={"level_of_theory", "licence", "citation"})
+
+
+def outputs(parts: Mapping[str, Part], prefix: str, said: Mapping[str, str]) -> dict[str, Output]:
+    """Parts of a dataset as a step's outputs."""
+    return {
+        name: Output(
+            path=part.path, kind="dataset", name=f"{prefix}-{name}", metadata={**said, **part.contents}
+        )
+        for name, part in parts.items()
+    }

@@ -1,0 +1,59 @@
+"""The gate, and the names that a checkpoint gets behind it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from db import aliases
+from db.steps import Output, once
+from models.campaign import Campaign
+from models.validation import acceptance
+from tasks.validation import read
+
+
+@task(task_run_name="judge-{role}")
+def judge(campaign: Campaign, role: str, inputs: Mapping[str, str]) -> str:
+    """The id of the acceptance of `champion` or `engine`.
+
+    `inputs` by role: checkpoint, errors, dynamics, foundation_errors, the pinned test and
+    starts_from, and for the engine its speed.
+    """
+    measured = {name: read(inputs[name]) for name in ("foundation_errors", "errors", "dynamics")}
+    if role == "engine":
+        verdicts = acceptance.judge_student(campaign.gate, **measured, speed=read(inputs["speed"]))
+    else:
+        verdicts = acceptance.judge_specialist(campaign.gate, **measured)
+
+    def compute(work: Path) -> dict[str, Output]:
+        content = {
+            "role": role,
+            "checkpoint": inputs["checkpoint"],
+            "inputs": dict(inputs),
+            "simulation": campaign.simulation.model_dump(),
+            "compare_rdf": campaign.comparable_reference is not None,
+            "measured": acceptance.headline(measured["errors"], measured["dynamics"]),
+            "verdicts": [{**asdict(v), "passed": v.passed} for v in verdicts],
+            "passed": all(v.passed for v in verdicts),
+        }
+        path = work / "acceptance.json"
+        path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+        return {"acceptance": Output(path=path, kind="acceptance", name=f"{campaign.name}-{role}-acceptance")}
+
+    parameters: dict[str, Any] = {"role": role, "gate": campaign.gate.model_dump()}
+    return once("judge", 1, parameters, inputs, compute).outputs["acceptance"]
+
+
+@task(task_run_name="promote-{campaign.name}-{role}")
+def promote(campaign: Campaign, role: str, acceptance_id: str) -> bool:
+    """Let `<campaign>@<role>` stand for the accepted checkpoint; False where the gate did not hold."""
+    accepted = read(acceptance_id)
+    if not accepted["passed"]:
+        return False
+    reason = "; ".join(f"{v['check']} {v['value']:.3g} {v['unit']}" for v in accepted["verdicts"])
+    aliases.promote(f"{campaign.name}@{role}", accepted["checkpoint"], reason=reason)
+    aliases.promote(f"{campaign.name}@{role}-acceptance", acceptance_id, reason=f"acceptance of {role}")
+    return True

@@ -1,0 +1,95 @@
+"""Errors, dynamics and speed of checkpoints."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from db import artifacts
+from db.steps import Output, once
+from models.campaign import Campaign
+from models.validation import acceptance
+from tasks.children import in_child
+from tasks.progress import progress, steps
+
+
+@task(task_run_name="errors-of-{name}")
+def measure_errors(
+    name: str,
+    checkpoint: str,
+    datasets: Mapping[str, str],
+    *,
+    e0s: str | None = None,
+    teacher: str | None = None,
+) -> str:
+    """The id of a checkpoint's errors on `datasets` (see `models.validation.acceptance`)."""
+    more = {role: id_ for role, id_ in (("e0s", e0s), ("teacher", teacher)) if id_ is not None}
+
+    def compute(work: Path) -> dict[str, Output]:
+        path = in_child(
+            acceptance.measure_errors,
+            artifacts.path(checkpoint),
+            {role: artifacts.path(id_) for role, id_ in datasets.items()},
+            work,
+            e0s=artifacts.path(e0s) if e0s else None,
+            teacher=artifacts.path(teacher) if teacher else None,
+        )
+        return {"errors": Output(path=path, kind="evaluation", name=f"{name}-errors")}
+
+    inputs = {"checkpoint": checkpoint, **datasets, **more}
+    return once("measure_errors", 1, {}, inputs, compute).outputs["errors"]
+
+
+@task(task_run_name="simulate-{name}")
+def simulate(name: str, campaign: Campaign, checkpoint: str, starts_from: str) -> Mapping[str, str]:
+    """Ids of the trajectories of a checkpoint, and of what they tell."""
+    compared = campaign.comparable_reference is not None
+    inputs = {"checkpoint": checkpoint, "starts_from": starts_from}
+
+    def compute(work: Path) -> dict[str, Output]:
+        files = in_child(
+            acceptance.simulate,
+            artifacts.path(checkpoint),
+            artifacts.path(starts_from),
+            campaign.simulation,
+            work,
+            compare_rdf=compared,
+            on_progress=progress(f"simulate {name}", steps),
+        )
+        return {
+            "trajectories": Output(
+                path=files["trajectories"], kind="trajectories", name=f"{name}-trajectories"
+            ),
+            "dynamics": Output(path=files["dynamics"], kind="evaluation", name=f"{name}-dynamics"),
+        }
+
+    parameters = {**campaign.simulation.model_dump(exclude={"seed"}), "compare_rdf": compared}
+    return once("simulate", 1, parameters, inputs, compute, seed=campaign.simulation.seed).outputs
+
+
+@task
+def measure_speed(teacher: str, student: str, starts_from: str) -> str:
+    """The id of a measurement of the student's speed over its teacher's, on this machine."""
+    inputs = {"teacher": teacher, "student": student, "starts_from": starts_from}
+
+    def compute(work: Path) -> dict[str, Output]:
+        files = [artifacts.path(id_) for id_ in inputs.values()]
+        path = in_child(acceptance.measure_speed, *files, work)
+        return {"speed": Output(path=path, kind="measurement", name="student-speed")}
+
+    return once("measure_speed", 1, {}, inputs, compute).outputs["speed"]
+
+
+@task
+def rank(histories: Mapping[str, str]) -> str:
+    """The candidate with the lowest force error on the validation set; the test set has no say."""
+    found = {kind: read(id_) for kind, id_ in histories.items()}
+    return min(found, key=lambda kind: found[kind]["epochs"][found[kind]["best_epoch"]]["target_forces_mae"])
+
+
+def read(artifact_id: str) -> dict[str, Any]:
+    """The content of a JSON artifact."""
+    content: dict[str, Any] = json.loads(artifacts.path(artifact_id).read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,120 @@
+"""What holds for every test: one thread, an empty home, nothing sent out."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Before any test module imports torch or prefect, which read these once.
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    MKL_NUM_THREADS="1",
+    OPENBLAS_NUM_THREADS="1",
+    MPLBACKEND="Agg",
+    DO_NOT_TRACK="1",
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+)
+
+
+@pytest.fixture(autouse=True)
+def temper_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Temper home of the test's own, with no database and no files in it."""
+    home = tmp_path / "temper"
+    monkeypatch.setenv("TEMPER_HOME", str(home))
+    monkeypatch.delenv("TEMPER_DATABASE_URL", raising=False)
+    return home
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """A running server, and what two processes that asked for it at the same moment were told."""
+
+    url: str
+    env: dict[str, str]
+    occupied: int
+    answers: list[dict[str, Any]]
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a module of this environment against the server, from the root of the repository."""
+        return subprocess.run(
+            [sys.executable, "-m", *command],
+            env={**self.env, "PREFECT_API_URL": self.url},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """POST to the API and return the answer."""
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+
+ENSURE = """
+import json
+from flows.server import ensure_server
+said = []
+print(json.dumps({"url": ensure_server(said.append), "said": said}))
+"""
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """One real server for all tests that need one, with a home and a database of its own.
+
+    It is started the hard way: by two processes at once, while something else has its first port.
+    """
+    home = tmp_path_factory.mktemp("prefect")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        # A listener that closes every connection: a port in use by no web server at all.
+        occupied = other.getsockname()[1]
+        threading.Thread(target=_hang_up, args=(other,), daemon=True).start()
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        env |= {"PREFECT_HOME": str(home), "TEMPER_PREFECT_PORT": str(occupied)}
+        try:
+            command = [sys.executable, "-c", ENSURE]
+            starts = [
+                subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+                for _ in range(2)
+            ]
+            answers = [json.loads(start.communicate()[0]) for start in starts]
+            yield PrefectServer(url=answers[0]["url"], env=env, occupied=occupied, answers=answers)
+        finally:
+            _stop(home / "server.pid")
+
+
+def _hang_up(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            listener.accept()[0].close()
+
+
+def _stop(pid_file: Path) -> None:
+    """End the server of a pid file, and come back when it is gone."""
+    if not pid_file.exists():
+        return
+    pid = int(pid_file.read_text())
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        for _ in range(100):
+            time.sleep(0.1)
+            os.kill(pid, 0)
+        os.kill(pid, signal.SIGKILL)

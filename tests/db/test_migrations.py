@@ -1,0 +1,114 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, StatementError
+
+from db import aliases
+from db.errors import DatabaseUnavailable, SchemaTooNew
+from db.migrate import current, upgrade
+from db.session import now, session
+from db.tables import AliasEventRow, Base
+
+
+def test_migrations_give_the_tables_of_the_models(url: str) -> None:
+    assert current(url) is None
+    upgrade(url)
+    upgrade(url)
+    assert current(url) == "0001"
+    with session() as s:
+        context = MigrationContext.configure(s.connection(), opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_first_use_makes_the_schema(url: str) -> None:
+    assert aliases.all() == []
+    assert current(url) == "0001"
+
+
+def test_newer_schema_is_refused(url: str) -> None:
+    upgrade(url)
+    with session() as s:
+        s.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SchemaTooNew, match=r"at revision '9999'.*Upgrade Temper"):
+        upgrade(url)
+
+
+FIRST_USE = """
+import sys
+from db.session import session, now
+from db.tables import AliasEventRow, ArtifactRow
+for count in range(20):
+    with session() as s:
+        s.add(ArtifactRow(id=f"{sys.argv[1]}-{count}", kind="dataset", name="", suffix="", size=0,
+                          metadata_={}, created_at=now(s), created_by=""))
+    with session(read_only=True) as s:
+        assert s.get(ArtifactRow, f"{sys.argv[1]}-{count}")
+"""
+
+
+def test_processes_that_come_at_once_make_one_schema_and_never_find_it_locked(
+    url: str, process: Callable[..., subprocess.Popen[str]]
+) -> None:
+    children = [process(FIRST_USE, str(number)) for number in range(3)]
+    results = [(child.communicate()[1], child.returncode) for child in children]
+    assert results == [("", 0)] * 3
+    with session(read_only=True) as s:
+        assert s.scalar(text("SELECT count(*) FROM artifact")) == 60
+
+
+def test_foreign_keys_are_enforced(url: str) -> None:
+    with pytest.raises(IntegrityError), session() as s:  # noqa: PT012
+        s.add(AliasEventRow(name="a@b", artifact_id="0" * 64, set_at=now(s), set_by="", reason=""))
+        s.flush()
+
+
+def test_time_is_utc_and_aware_on_every_database(url: str, imported: Callable[..., object]) -> None:
+    imported("text")
+    somewhere = datetime(2024, 2, 29, 1, 30, 0, 123456, tzinfo=timezone(timedelta(hours=5, minutes=30)))
+    with session() as s:
+        id_ = s.scalar(text("SELECT id FROM artifact"))
+        s.add(AliasEventRow(name="a@b", artifact_id=id_, set_at=somewhere, set_by="", reason=""))
+    event = aliases.history("a@b")[0]
+    assert event.set_at == somewhere
+    assert event.set_at.tzinfo is UTC
+    with session(read_only=True) as s:
+        assert now(s).utcoffset() == timedelta(0)
+
+
+def test_time_without_zone_is_refused(url: str, imported: Callable[..., object]) -> None:
+    with pytest.raises(StatementError, match="has no time zone"), session() as s:  # noqa: PT012
+        s.add(AliasEventRow(name="a@b", artifact_id="", set_at=datetime(2024, 1, 1), set_by="", reason=""))
+        s.flush()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (
+            "postgresql://me:secret@/temper?host={home}",
+            r"psycopg://me:\*\*\*@/.*No such file.*; check TEMPER_",
+        ),
+        ("sqlite:///{home}", "unable to open database file; check TEMPER_DATABASE_URL"),
+    ],
+)
+def test_unreachable_database_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, message: str
+) -> None:
+    monkeypatch.setenv("TEMPER_DATABASE_URL", url.format(home=tmp_path))
+    with pytest.raises(DatabaseUnavailable, match=message) as caught:
+        aliases.all()
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPER_DATABASE_URL", "postgresql://db.example/temper")
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(DatabaseUnavailable, match=r"needs the package psycopg: pip install"):
+        aliases.all()

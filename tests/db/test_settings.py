@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from db.settings import settings
+
+
+def test_home_holds_everything_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPER_HOME", str(tmp_path))
+    monkeypatch.delenv("TEMPER_DATABASE_URL", raising=False)
+    now = settings()
+    assert now.url == f"sqlite:///{tmp_path}/temper.db"
+    assert now.store_root == tmp_path / "store"
+    assert now.work_root == tmp_path / "work"
+
+
+def test_home_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TEMPER_HOME", "here")
+    assert settings().home == tmp_path / "here"
+    monkeypatch.setenv("TEMPER_HOME", "~/there")
+    assert settings().home == Path.home() / "there"
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_plain_postgresql_url_gets_the_driver(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPER_DATABASE_URL", f"{scheme}://me:secret@db.example/temper")
+    assert settings().url == "postgresql+psycopg://me:secret@db.example/temper"
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://me:secret@db.example/temper", "sqlite://", "sqlite:///", "temper.db"]
+)
+def test_other_databases_are_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPER_DATABASE_URL", url)
+    with pytest.raises(ValidationError, match="is not supported; give sqlite:") as caught:
+        settings()
+    assert "secret" not in caught.value.errors()[0]["msg"]

@@ -1,0 +1,237 @@
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.calculators.calculator import Calculator, all_changes
+from ase.md.verlet import VelocityVerlet as AseVerlet
+
+from models import graphs
+from models.dynamics import trajectories
+from models.dynamics.limits import Limits, Reason
+from models.dynamics.md import Langevin, VelocityVerlet, run
+from models.dynamics.speed import compare_speed
+from models.potentials import Potential
+
+
+class NetworkCalculator(Calculator):
+    """ASE's view of a potential, with a neighbour list made afresh at every call."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, potential: Potential) -> None:
+        super().__init__()
+        self.potential = potential
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        graph = graphs.graph(self.atoms, self.potential.elements, self.potential.cutoff)
+        prediction = graphs.predict(self.potential, [graph])[0]
+        self.results = {"energy": prediction.energy, "forces": prediction.forces}
+
+
+def total_energy(trajectory: trajectories.Trajectory) -> np.ndarray:
+    return trajectory.potential_energy + trajectory.kinetic_energy
+
+
+@pytest.mark.parametrize(("system", "time_step"), [("salt_crystal", 2.0), ("salt_water", 0.25)])
+def test_verlet_follows_ase(request, tiny_potential, system, time_step):
+    start = request.getfixturevalue(system)
+    start.set_velocities(np.random.default_rng(2).normal(scale=0.01, size=(len(start), 3)))
+    ours = run(tiny_potential, [start], VelocityVerlet(time_step=time_step), steps=20, seed=0, save_every=1)[
+        0
+    ]
+
+    momentum = start.get_momenta().sum(axis=0)
+    start.set_velocities(start.get_velocities() - momentum / start.get_masses().sum())
+    start.calc = NetworkCalculator(tiny_potential)
+    theirs = []
+    dynamics = AseVerlet(start, timestep=time_step * units.fs)
+    dynamics.attach(lambda: theirs.append((start.positions.copy(), start.get_total_energy())), interval=1)
+    dynamics.run(20)
+
+    assert len(theirs) == len(ours.positions) == 21
+    np.testing.assert_allclose(ours.positions, [positions for positions, _ in theirs], atol=1e-9)
+    np.testing.assert_allclose(total_energy(ours), [energy for _, energy in theirs], atol=1e-9)
+
+
+def test_forces_of_the_run_are_the_slope_of_its_energy(tiny_potential, salt_water):
+    step = 1e-4
+    moved = []
+    for sign in (1, -1):
+        start = salt_water.copy()
+        start.positions[3, 1] += sign * step
+        moved.append(start)
+    at_rest = [
+        t.potential_energy[0]
+        for t in run(tiny_potential, moved, VelocityVerlet(time_step=0.1), steps=1, seed=0, save_every=1)
+    ]
+    slope = (at_rest[0] - at_rest[1]) / (2 * step)
+    # From rest, the first step moves every atom by F Δt² / 2m; the centre of mass stays.
+    first = run(tiny_potential, [salt_water], VelocityVerlet(time_step=0.1), steps=1, seed=0, save_every=1)[0]
+    moved_by = first.positions[1] - first.positions[0]
+    forces = 2 * salt_water.get_masses()[:, None] * moved_by / (0.1 * units.fs) ** 2
+    assert forces[3, 1] == pytest.approx(-slope, abs=1e-5)
+
+
+def test_total_energy_is_kept_and_better_with_a_shorter_step(tiny_potential, salt_crystal):
+    spread = []
+    for time_step in (2.0, 1.0):
+        trajectory = run(
+            tiny_potential,
+            [salt_crystal],
+            VelocityVerlet(time_step=time_step),
+            steps=int(100 / time_step),
+            seed=1,
+            save_every=int(4 / time_step),
+            velocities_from_temperature=300.0,
+        )[0]
+        spread.append(total_energy(trajectory).std())
+        assert np.ptp(trajectory.potential_energy) > 1000 * spread[-1]
+    assert spread[0] / spread[1] == pytest.approx(4.0, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "integrator", [VelocityVerlet(time_step=0.5), Langevin(time_step=0.5, temperature=300.0, friction=0.02)]
+)
+def test_a_replica_does_not_depend_on_its_neighbours(tiny_potential, salt_water, salt_crystal, integrator):
+    settings = {"steps": 20, "seed": 5, "save_every": 5, "velocities_from_temperature": 300.0}
+    alone = run(tiny_potential, [salt_water], integrator, **settings)[0]
+    water = salt_water[5:8]
+    together = run(tiny_potential, [salt_water, salt_crystal, water], integrator, **settings)
+    np.testing.assert_allclose(together[0].positions, alone.positions, atol=1e-9)
+    np.testing.assert_allclose(together[0].potential_energy, alone.potential_energy, atol=1e-9)
+    assert [len(t.numbers) for t in together] == [11, 64, 3]
+
+
+def test_the_same_call_gives_the_same_bits(tiny_potential, salt_water, tmp_path):
+    def once(seed: int, name: str) -> bytes:
+        found = run(
+            tiny_potential,
+            [salt_water] * 3,
+            Langevin(time_step=0.5, temperature=300.0, friction=0.02),
+            steps=10,
+            seed=seed,
+            save_every=2,
+            velocities_from_temperature=300.0,
+        )
+        trajectories.save(found, tmp_path / name)
+        return (tmp_path / name).read_bytes()
+
+    assert once(1, "a") == once(1, "b")
+    assert once(1, "a") != once(2, "c")
+    first, second, _ = trajectories.load(tmp_path / "a")
+    assert not np.array_equal(first.positions[0], first.positions[-1])
+    assert not np.array_equal(first.positions[-1], second.positions[-1])
+
+
+def test_langevin_reaches_its_temperature(tiny_potential, salt_crystal):
+    # 2 × 192 degrees of freedom and some 5 independent snapshots: a standard error of 3 %.
+    found = run(
+        tiny_potential,
+        [salt_crystal] * 2,
+        Langevin(time_step=4.0, temperature=400.0, friction=0.02),
+        steps=150,
+        seed=3,
+        save_every=10,
+        velocities_from_temperature=100.0,
+    )
+    settled = np.array([t.temperature[7:] for t in found])
+    assert settled.mean() == pytest.approx(400.0, rel=0.08)
+    assert np.mean([t.temperature[0] for t in found]) == pytest.approx(100.0, rel=0.15)
+
+
+def test_the_centre_of_mass_starts_at_rest_and_stays(tiny_potential, salt_water):
+    found = run(
+        tiny_potential,
+        [salt_water],
+        VelocityVerlet(time_step=0.5),
+        steps=20,
+        seed=0,
+        save_every=10,
+        velocities_from_temperature=500.0,
+    )[0]
+    centres = [atoms.get_center_of_mass() for atoms in found.to_atoms()]
+    np.testing.assert_allclose(centres, [centres[0]] * 3, atol=1e-10)
+    assert found.times_fs.tolist() == [0.0, 5.0, 10.0]
+    assert found.to_atoms()[2].info["time_fs"] == 10.0
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (Limits(force=1e-3), Reason.FORCE),
+        (Limits(contact=0.95), Reason.CONTACT),
+        (Limits(separation=1.5), Reason.EVAPORATED),
+        (Limits(temperature_ratio=0.5, temperature_window=5.0), Reason.TEMPERATURE),
+    ],
+)
+def test_a_replica_past_a_limit_stops_and_the_others_go_on(tiny_potential, salt_water, limits, reason):
+    # Na and Cl, 2.5 Å apart, are at 0.93 of the sum of their radii.
+    lone_atom = Atoms("H", [(0.0, 0.0, 0.0)])
+    reports = []
+    failed, lone = run(
+        tiny_potential,
+        [salt_water, lone_atom],
+        VelocityVerlet(time_step=0.5),
+        steps=40,
+        seed=0,
+        save_every=10,
+        velocities_from_temperature=3000.0,
+        stop_on=limits.model_copy(update={"temperature_ratio": min(limits.temperature_ratio, 20.0)}),
+        report=lambda step, running: reports.append((step, running)),
+    )
+    assert failed.failure is not None
+    assert failed.failure.reason == reason
+    assert failed.failure.detail
+    assert failed.times_fs[0] == 0.0
+    assert failed.times_fs[-1] <= failed.failure.time_fs
+    if reason is not Reason.TEMPERATURE:
+        assert lone.failure is None
+        assert lone.times_fs[-1] == 20.0
+        assert reports[-1] == (40, 1)
+
+
+def test_a_network_without_a_value_is_a_failure(tiny_potential):
+    # Two nuclei on top of each other: the distance has no direction, so the force is not a number.
+    broken = Atoms("NaCl", [(0.0, 0.0, 0.0), (0.0, 0.0, 0.0)])
+    found = run(tiny_potential, [broken], VelocityVerlet(time_step=0.5), steps=5, seed=0, save_every=1)[0]
+    assert found.failure is not None
+    assert found.failure.reason == Reason.NOT_FINITE
+    assert len(found.positions) == 1
+
+
+def test_trajectories_come_back_from_disk(tiny_potential, salt_water, salt_crystal, tmp_path):
+    found = run(
+        tiny_potential,
+        [salt_water, salt_crystal],
+        VelocityVerlet(time_step=0.5),
+        steps=4,
+        seed=0,
+        save_every=2,
+        stop_on=Limits(separation=None, contact=0.7),
+    )
+    trajectories.save(found, tmp_path / "md.safetensors")
+    back = trajectories.load(tmp_path / "md.safetensors")
+    for before, after in zip(found, back, strict=True):
+        assert before.failure == after.failure
+        np.testing.assert_array_equal(before.positions, after.positions)
+        np.testing.assert_array_equal(before.pbc, after.pbc)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"save_every": 0}])
+def test_counts_below_one_are_refused(tiny_potential, salt_water, wrong):
+    settings = {"steps": 1, "seed": 0, "save_every": 1} | wrong
+    with pytest.raises(ValueError, match="at least 1"):
+        run(tiny_potential, [salt_water], VelocityVerlet(time_step=0.5), **settings)
+
+
+def test_an_unknown_element_is_named(tiny_potential):
+    with pytest.raises(ValueError, match="does not know Fe"):
+        run(tiny_potential, [Atoms("Fe")], VelocityVerlet(time_step=0.5), steps=1, seed=0, save_every=1)
+
+
+def test_a_potential_is_as_fast_as_itself(tiny_potential, salt_water):
+    compared = compare_speed(tiny_potential, tiny_potential, salt_water, steps=3, rounds=3)
+    assert compared.n_atoms == 11
+    assert len(compared.rounds) == 3
+    assert compared.ratio == sorted(a / b for a, b in compared.rounds)[1]
+    assert compared.seconds_per_step_a == sorted(a for a, _ in compared.rounds)[1]

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from models import graphs
+from models.dynamics.neighbours import VerletList
+
+
+@pytest.mark.parametrize("system", ["salt_crystal", "salt_water"])
+@pytest.mark.parametrize("stride", [0.04, 0.4])
+def test_a_kept_list_is_the_list_made_afresh(request, system, stride):
+    atoms = request.getfixturevalue(system)
+    cell = np.asarray(atoms.cell.array)
+    kept = VerletList(atoms.numbers, cell, atoms.pbc, cutoff=4.0, skin=0.6)
+    generator = np.random.default_rng(0)
+    positions = atoms.positions.copy()
+    for _ in range(25):
+        positions += generator.normal(scale=stride, size=positions.shape)
+        pairs, shifts, distances, radii = kept.within(positions)
+        fresh_pairs, fresh_shifts = graphs.neighbours(positions, cell, atoms.pbc, 4.0)
+        ours = {(*map(int, p), *map(int, s)) for p, s in zip(pairs.T, shifts, strict=True)}
+        theirs = {(*map(int, p), *map(int, s)) for p, s in zip(fresh_pairs.T, fresh_shifts, strict=True)}
+        assert len(ours) == len(distances) == len(radii)
+        assert ours == theirs
+    assert (kept.rebuilds == 25) == (stride == 0.4)
+    assert kept.rebuilds > 1
+
+
+def test_distances_and_radii_belong_to_the_pairs(salt_water):
+    cell = np.zeros((3, 3))
+    pairs, _, distances, radii = VerletList(
+        salt_water.numbers, cell, salt_water.pbc, cutoff=3.0, skin=0.5
+    ).within(salt_water.positions)
+    bond = np.flatnonzero((pairs[0] == 0) & (pairs[1] == 1))
+    assert distances[bond] == pytest.approx(2.5)
+    assert radii[bond] == pytest.approx(1.66 + 1.02)  # covalent radii of Na and Cl, Cordero et al. 2008

@@ -1,0 +1,273 @@
+"""Real processes: results, failures, progress, and every way to die."""
+
+import importlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tasks.children import ChildDied, in_child
+
+WORK = '''
+import logging
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+
+class Awkward(Exception):
+    """Cannot be unpickled: its argument is not what it passes on."""
+
+    def __init__(self, code, place):
+        super().__init__(f"{code} at {place}")
+
+
+def awkward():
+    raise Awkward(7, "the gate")
+
+
+def train(epochs, report):
+    for epoch in range(epochs):
+        report({"epoch": epoch})
+    return os.getpid()
+
+
+def log():
+    logging.getLogger("models.training").info("epoch %d of %d", 3, 10)
+    logging.getLogger("models.training").debug("too much detail")
+
+
+def threads():
+    return os.environ["OMP_NUM_THREADS"]
+
+
+def unpicklable():
+    return lambda: None
+
+
+def die(number):
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+def leave():
+    raise SystemExit(3)
+
+
+def sleep(marker):
+    """Write the process id to `marker`, then sleep; `marker.clean` says that the clean-up has run."""
+    Path(marker).write_text(str(os.getpid()))
+    try:
+        time.sleep(120)
+    finally:
+        Path(marker + ".clean").touch()
+
+
+def sleep_stubbornly(marker):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sleep(marker)
+
+
+def leave_a_grandchild():
+    """Die while a grandchild, forked without exec, holds every pipe open."""
+    if os.fork() == 0:
+        time.sleep(5)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def meet(folder, mine, other):
+    """Return once both have arrived: possible only if both run at the same time."""
+    Path(folder, mine).touch()
+    while not Path(folder, other).exists():
+        time.sleep(0.01)
+    return os.getpid()
+'''
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module that the child can import, as it imports `models`."""
+    (tmp_path / "child_work.py").write_text(WORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "child_work", raising=False)
+    return importlib.import_module("child_work")
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return condition()
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def read_pid(marker: Path) -> int:
+    assert eventually(lambda: marker.exists() and marker.read_text() != "")
+    return int(marker.read_text())
+
+
+def test_the_result_comes_back_from_another_process(work: ModuleType) -> None:
+    assert in_child(work.train, 0) != os.getpid()
+    assert in_child(json.loads, '{"energy": -1.5}') == {"energy": -1.5}
+
+
+def test_children_compute_on_one_thread(work: ModuleType) -> None:
+    assert in_child(work.threads) == "1"
+
+
+def test_progress_arrives_in_order_and_before_the_result(work: ModuleType) -> None:
+    seen: list[dict[str, int]] = []
+    in_child(work.train, epochs=50, on_progress=seen.append)
+    assert seen == [{"epoch": epoch} for epoch in range(50)]
+
+
+def test_an_exception_keeps_its_type_and_brings_the_childs_traceback() -> None:
+    with pytest.raises(json.JSONDecodeError, match="Expecting value") as caught:
+        in_child(json.loads, "energy")
+    assert "raw_decode" in caught.value.__notes__[0]
+    assert "loads" in caught.value.__notes__[0]
+
+
+def test_an_exception_that_cannot_be_pickled_keeps_its_text(work: ModuleType) -> None:
+    with pytest.raises(RuntimeError, match="Awkward: 7 at the gate"):
+        in_child(work.awkward)
+
+
+def test_a_result_that_cannot_be_pickled_is_an_error_not_a_hang(work: ModuleType) -> None:
+    with pytest.raises((AttributeError, RuntimeError), match="pickle"):
+        in_child(work.unpicklable)
+
+
+def test_logs_are_relayed_from_info_up(work: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    in_child(work.log)
+    ours = [record for record in caplog.records if record.name == "models.training"]
+    assert [(record.levelno, record.getMessage()) for record in ours] == [(logging.INFO, "epoch 3 of 10")]
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGKILL, "SIGKILL: .* out of memory"),
+        (signal.SIGSEGV, "SIGSEGV: a crash"),
+        (signal.SIGTERM, "SIGTERM"),
+    ],
+)
+def test_a_killed_child_is_reported_with_its_signal(work: ModuleType, number: int, message: str) -> None:
+    with pytest.raises(ChildDied, match=message):
+        in_child(work.die, int(number))
+
+
+def test_a_child_that_leaves_by_itself_is_reported_with_its_exit_code(work: ModuleType) -> None:
+    with pytest.raises(ChildDied, match="exit code 3"):
+        in_child(work.leave)
+
+
+def test_a_killed_child_is_noticed_although_a_grandchild_holds_its_pipe(work: ModuleType) -> None:
+    with pytest.raises(ChildDied, match="SIGKILL"):
+        in_child(work.leave_a_grandchild)
+
+
+def test_two_children_run_at_the_same_time(work: ModuleType, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(in_child, work.meet, str(tmp_path), "a", "b")
+        second = pool.submit(in_child, work.meet, str(tmp_path), "b", "a")
+        assert first.result() != second.result()
+
+
+def test_every_death_is_told_apart_with_many_threads(work: ModuleType) -> None:
+    def attempt(number: int) -> str:
+        try:
+            return str(in_child(work.die, number)) if number else str(in_child(work.threads))
+        except ChildDied as error:
+            return str(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(attempt, [0, signal.SIGKILL, signal.SIGTERM] * 6))
+    assert all(outcome == "1" for outcome in outcomes[0::3])
+    assert all("SIGKILL" in outcome for outcome in outcomes[1::3])
+    assert all("SIGTERM" in outcome for outcome in outcomes[2::3])
+
+
+def test_an_interrupted_caller_stops_its_child_after_the_clean_up(work: ModuleType, tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+
+    def interrupt() -> None:
+        read_pid(marker)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    with pytest.raises(KeyboardInterrupt):
+        in_child(work.sleep, str(marker))
+    watcher.join()
+    assert not alive(read_pid(marker))
+    assert Path(f"{marker}.clean").exists()
+
+
+def test_a_failing_progress_callback_stops_the_child(work: ModuleType) -> None:
+    def refuse(progress: dict[str, int]) -> None:
+        raise ValueError(f"stop at {progress['epoch']}")
+
+    with pytest.raises(ValueError, match="stop at 0"):
+        in_child(work.train, 10, on_progress=refuse)
+
+
+def test_a_child_that_ignores_sigterm_is_killed(
+    work: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.children.GRACE_SECONDS", 0.5)
+    marker = tmp_path / "pid"
+
+    def interrupt() -> None:
+        read_pid(marker)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    with pytest.raises(KeyboardInterrupt):
+        in_child(work.sleep_stubbornly, str(marker))
+    watcher.join()
+    assert eventually(lambda: not alive(read_pid(marker)))
+
+
+def test_a_child_does_not_outlive_a_parent_killed_with_9(work: ModuleType, tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+    script = tmp_path / "campaign.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import child_work
+        from tasks.children import in_child
+
+        if __name__ == "__main__":
+            in_child(child_work.sleep, {str(marker)!r})
+        """)
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    with subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": path}) as parent:
+        child = read_pid(marker)
+        assert alive(child)
+        parent.kill()
+    assert eventually(lambda: not alive(child))
