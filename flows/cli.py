@@ -1,6 +1,7 @@
 """The `temper` command. Whatever is heavy is imported inside the command that needs it."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 OURS = ("flows", "tasks", "models", "db")
 SHOWN_PARAMETERS = 10
+WIDE = 120  # columns
 
-out = Console(highlight=False, soft_wrap=True)
+# A file or a pipe has no width of its own.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
@@ -77,7 +80,10 @@ def run(
 
     outcome = finetune(campaign, **overrides)
     out.print(_table(outcome["summary"]))
-    out.print(f"Report: {outcome['report']}")
+    out.print(f"\n{escape(outcome['verdict']['summary'])}")
+    for reason in outcome["verdict"]["reasons"]:
+        out.print(f"  {escape(reason)}")
+    out.print(f"Report: {escape(outcome['report'])}")
 
 
 @app.command()
@@ -107,7 +113,7 @@ def lineage(
     if as_json:
         typer.echo(json.dumps(_plain(node), indent=2, ensure_ascii=False))
     else:
-        out.print(_branch(node))
+        out.print(_branch(node), soft_wrap=False)
 
 
 @app.command()
@@ -169,7 +175,12 @@ def _given(**overrides: Any) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(*rows[0])
+    """A table that fits into 80 columns."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    first, *others = rows[0]
+    table.add_column(first, vertical="bottom", overflow="fold")
+    for name in others:
+        table.add_column(name.replace(",", "").replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(escape(str(value)) for value in row.values()))
     return table

@@ -1,38 +1,70 @@
 """A whole campaign: from a foundation and labels to a promoted specialist and a fast engine."""
 
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from tasks.campaigns import read_campaign
+from models.campaign import load_campaign
+from tasks.children import interruptible
 from tasks.datasets import ingest_labels, pseudolabel_replay, record_reference
 from tasks.foundation import resolve_foundation
 from tasks.promotion import judge, promote
-from tasks.reporting import report, summarise
+from tasks.reporting import conclude, report, summarise
 from tasks.training import distil, fine_tune, label_for_student, refit_e0s
 from tasks.validation import measure_errors, measure_speed, rank, simulate
 
 PARALLEL = 2  # children that compute at once, one thread each
 
 
+def run_name() -> str:
+    """The campaign's name, also where its file was given."""
+    return Path(flow_run.parameters["campaign"]).stem
+
+
 @flow(
     name="finetune",
-    flow_run_name="{campaign}",
+    flow_run_name=run_name,
     task_runner=ThreadPoolTaskRunner[Any](max_workers=PARALLEL),  # type: ignore[arg-type]  # invariant
 )
 def finetune(
     campaign: str = Field(
-        "nacl", title="Campaign", description="a shipped campaign, or a path to a YAML file"
+        "nacl",
+        description="A campaign that ships with Temper, or the path of a YAML file",
+        json_schema_extra={"title": "Campaign"},  # Prefect's form passes over `title` itself
     ),
-    labels: str = Field("", title="Labels", description="extended XYZ in place of the campaign's labels"),
-    level_of_theory: str = Field("", title="Level of theory", description="of the labels given above"),
-    foundation: str = Field("", title="Foundation", description="a name or a path in place of the campaign's"),
-    seed: int | None = Field(None, title="Seed", description="of everything random"),
+    labels: str = Field(
+        "",
+        description="Use these labels (extended XYZ) in place of the campaign's",
+        json_schema_extra={"title": "Labels"},
+    ),
+    level_of_theory: str = Field(
+        "",
+        description="The level of theory of the labels given above, as MP2/cc-pVTZ",
+        json_schema_extra={"title": "Level of theory"},
+    ),
+    foundation: str = Field(
+        "",
+        description="Start from this foundation model, a name or a path, in place of the campaign's",
+        json_schema_extra={"title": "Foundation"},
+    ),
+    seed: int | None = Field(
+        None,
+        description="The seed of everything random; none: those of the campaign",
+        json_schema_extra={"title": "Seed"},
+    ),
 ) -> dict[str, Any]:
     """Fine-tune, validate, distil and promote; what was computed before is not computed again."""
-    plan = read_campaign(campaign, labels or None, level_of_theory or None, foundation or None, seed)
+    plan = load_campaign(
+        campaign,
+        labels=labels or None,
+        level_of_theory=level_of_theory or None,
+        foundation=foundation or None,
+        seed=seed,
+    )
 
     start = resolve_foundation(plan.foundation)
     data = ingest_labels(plan)
@@ -41,8 +73,9 @@ def finetune(
 
     lessons = {"foundation": start, "e0s": e0s, "train": data["train"], "valid": data["valid"]}
     lessons |= {role: replay[role] for role in ("replay_train", "replay_valid")}
-    running = {str(c.kind): fine_tune.submit(plan, c, lessons) for c in plan.candidates}
-    candidates = {kind: future.result() for kind, future in running.items()}
+    with interruptible():
+        running = {str(c.kind): fine_tune.submit(plan, c, lessons) for c in plan.candidates}
+        candidates = {kind: future.result() for kind, future in running.items()}
 
     tests = {"test": data["test"], "replay_test": replay["replay_test"]}
     errors = {"foundation": measure_errors("foundation", start, tests, e0s=e0s)}
@@ -69,7 +102,7 @@ def finetune(
         "student", student["checkpoint"], {"test": data["test"]}, teacher=champion
     )
     student_dynamics = simulate("student", plan, student["checkpoint"], starts)
-    speed = measure_speed(champion, student["checkpoint"], starts)
+    speed = measure_speed(champion, student["checkpoint"], starts, plan.simulation.replicas)
     engine_acceptance = judge(
         plan,
         "engine",
@@ -85,6 +118,8 @@ def finetune(
     # The engine is a champion's student: without an accepted champion there is no engine.
     promoted = {"champion": promote(plan, "champion", champion_acceptance)}
     promoted["engine"] = promoted["champion"] and promote(plan, "engine", engine_acceptance)
+    acceptances = {"champion": champion_acceptance, "engine": engine_acceptance}
+    verdict = conclude(plan, winner, acceptances, promoted)
     outcome = {
         "data": dict(data),
         "replay": dict(replay),
@@ -97,7 +132,13 @@ def finetune(
         "dynamics": {"champion": dict(dynamics), "student": dict(student_dynamics)},
         "starts_from": starts,
         "speed": speed,
-        "acceptance": {"champion": champion_acceptance, "engine": engine_acceptance},
+        "acceptance": acceptances,
         "promoted": promoted,
+        "verdict": verdict,
     }
-    return {"summary": summarise(outcome), "report": report(plan, outcome), "outcome": outcome}
+    return {
+        "summary": summarise(outcome),
+        "verdict": verdict,
+        "report": report(plan, outcome),
+        "outcome": outcome,
+    }

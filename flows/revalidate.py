@@ -3,6 +3,7 @@
 from logging import INFO, WARNING
 
 from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from pydantic import Field
 
@@ -18,31 +19,39 @@ class Alarm(RuntimeError):
 @flow(name="revalidate", flow_run_name="revalidate")
 def revalidate(
     campaigns: list[str] = Field(
-        ["nacl"], title="Campaigns", description="whose champion and engine to check"
+        ["nacl"],
+        description="Whose champion and engine to check",
+        json_schema_extra={"title": "Campaigns"},  # Prefect's form passes over `title` itself
     ),
     tolerance: float = Field(
-        0.02, title="Tolerance", description="relative change of a number that raises the alarm", ge=0
+        0.02,
+        description="The relative change of a number that raises the alarm",
+        json_schema_extra={"title": "Tolerance"},
+        ge=0,
     ),
 ) -> list[str]:
-    """One line per promoted checkpoint; raises Alarm, after all are checked, if any has a finding."""
-    lines, findings = [], []
-    for campaign in campaigns:
-        for role in ROLES:
-            name = f"{campaign}@{role}"
-            acceptance = accepted(name)
-            if acceptance is None:
-                lines.append(f"{name}: nothing is promoted")
-                continue
-            found = verify_bytes(acceptance) or remeasure(name, acceptance, tolerance)
-            lines.append(f"{name}: {'; '.join(found) if found else 'unchanged and as accepted'}")
-            get_run_logger().log(WARNING if found else INFO, lines[-1])
-            if found:
-                findings.append(lines[-1])
-                emit_event(
-                    "temper.revalidation.alarm",
-                    resource={"prefect.resource.id": f"temper.alias.{name}", "prefect.resource.name": name},
-                    payload={"findings": found},
-                )
-    if findings:
-        raise Alarm("\n".join(findings))
+    """One line per champion and engine; raises Alarm, after all are checked, if any has a finding."""
+    lines, alarms = [], []
+    for name in (f"{campaign}@{role}" for campaign in campaigns for role in ROLES):
+        acceptance = accepted(name)
+        findings, line = [], f"{name}: nothing is promoted"
+        if acceptance is not None:
+            findings = verify_bytes(name, acceptance) or remeasure(name, acceptance, tolerance)
+            line = f"{name}: {'; '.join(findings) or 'unchanged and as accepted'}"
+        lines.append(line)
+        get_run_logger().log(WARNING if findings else INFO, line)
+        if findings:
+            alarms.append(line)
+            emit_event(
+                "temper.revalidation.alarm",
+                resource={"prefect.resource.id": f"temper.alias.{name}", "prefect.resource.name": name},
+                payload={"findings": findings},
+            )
+    create_markdown_artifact(
+        "\n".join(f"- {'⚠️ ' if line in alarms else ''}{line}" for line in lines),
+        key="revalidation",
+        description="Alarm: something promoted is not what it was" if alarms else "No alarm",
+    )
+    if alarms:
+        raise Alarm("\n".join(alarms))
     return lines

@@ -19,7 +19,7 @@ from models.datasets import (
     split,
 )
 from models.distillation.students import SmallMace
-from models.e0s import E0Policy
+from models.e0s import E0Policy, isolated_energies
 from models.strategies import AnyStrategy
 from models.training import Optimisation
 from models.validation.acceptance import Gate, Simulation
@@ -138,8 +138,9 @@ def load_campaign(
 ) -> Campaign:
     """A campaign by name or path with a few values replaced, every input of it examined.
 
-    `seed` replaces the seeds of the split, the replay set, the student, the simulation and every
-    training. Raises CampaignError, DataError or FoundationError with one clear message.
+    Other labels lose the licence and the citation of those in the file. `seed` replaces the seeds of
+    the split, the replay set, the student, the simulation and every training. Raises CampaignError,
+    DataError or FoundationError with one clear message.
     """
     if (labels is None) != (level_of_theory is None):
         raise CampaignError(
@@ -148,6 +149,7 @@ def load_campaign(
     given = {
         "labels.path": labels,
         "labels.level_of_theory": level_of_theory,
+        **({} if labels is None else {"labels.licence": "unknown", "labels.citation": ""}),
         "foundation.name": foundation,
         **dict.fromkeys(("split.seed", "replay.seed", "student.seed", "simulation.seed"), seed),
     }
@@ -173,14 +175,17 @@ def examine(campaign: Campaign) -> None:
     labels = campaign.labels
     isolated, frames = isolated_atoms(read_labels(labels.path, labels.names, labels.units))
     split(frames, campaign.split, str(labels.path))
+    if campaign.e0s.policy == "isolated_atoms":
+        isolated_energies(isolated, sorted({int(z) for frame in frames for z in frame.numbers}))
+    structures = {labels.path: [*frames, *isolated]}
+    for section in (campaign.comparable_reference, campaign.replay):
+        if section is not None and section.path is not None:
+            structures[section.path] = read_structures(section.path)
     described = foundation.describe(campaign.foundation.name)
     if described is not None:
         known = [chemical_symbols[z] for z in described["architecture"]["atomic_numbers"]]
-        check_elements([*frames, *isolated], known, str(labels.path), campaign.foundation.name)
-    if campaign.comparable_reference is not None:
-        read_structures(campaign.comparable_reference.path)
-    if campaign.replay.path is not None:
-        read_structures(campaign.replay.path)
+        for path, items in structures.items():
+            check_elements(items, known, str(path), campaign.foundation.name)
 
 
 def load(path: Path, overrides: dict[str, Any] | None = None) -> Campaign:
@@ -204,6 +209,8 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Campaign:
         target = content
         for section in sections:
             target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise CampaignError(f"{path}: {section}: is a mapping of fields, not {target!r}")
         target[last] = str(Path(value).resolve()) if last == "path" else value
     try:
         return Campaign.model_validate(content)
@@ -226,4 +233,6 @@ def _readable(path: Path, mistake: Any) -> str:
         return f"{path}: {place}: unknown key; check its spelling and its section"
     if mistake["type"] == "missing":
         return f"{path}: {place}: is missing; add it"
-    return f"{path}: {place}: {mistake['msg']} (given: {mistake['input']!r})"
+    message = mistake["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(mistake["input"], dict) else f" (given: {mistake['input']!r})"
+    return f"{path}: {place}: {message}{given}"

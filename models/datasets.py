@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from ase import Atoms, units
 from ase.io import read, write
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.graphs import as_matrix
 
@@ -61,6 +61,12 @@ class Splitting(BaseModel):
     test: float = Field(0.2, gt=0, lt=1)
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _leaves_some(self) -> "Splitting":
+        if self.valid + self.test >= 1.0:
+            raise ValueError("valid and test together leave nothing to train on")
+        return self
+
 
 def read_structures(path: Path) -> list[Atoms]:
     """All frames of a structure file; raises DataError naming the file."""
@@ -88,52 +94,53 @@ def read_labels(path: Path, keys: Keys, given_units: Units) -> list[Atoms]:
 
 
 def _normalised(frame: Atoms, where: str, keys: Keys, given_units: Units) -> Atoms:
-    results = frame.calc.results if frame.calc is not None else {}
-    energy = frame.info.get(keys.energy, results.get(keys.energy))
-    if energy is None:
-        raise DataError(
-            f"{where}: no energy under {keys.energy!r}; it has {_available(frame)}. Set labels.names"
-        )
-    isolated = len(frame) == 1 and frame.info.get("config_type") == "IsolatedAtom"
-    forces = frame.arrays.get(keys.forces, results.get(keys.forces))
-    if forces is None and isolated:
-        forces = np.zeros((1, 3))
-    if forces is None:
-        raise DataError(
-            f"{where}: no forces under {keys.forces!r}; it has {_available(frame)}. Set labels.names"
-        )
-    labelled = Atoms(frame.numbers, positions=frame.positions, cell=frame.cell, pbc=frame.pbc)
-    labelled.info = {k: v for k, v in frame.info.items() if k not in (keys.energy, keys.stress)}
-    labelled.info["REF_energy"] = float(energy) * ENERGY_UNITS[given_units.energy]
-    forces = np.asarray(forces, dtype=float)
-    if forces.shape != (len(frame), 3):
-        raise DataError(
-            f"{where}: forces under {keys.forces!r} have shape {forces.shape}, not ({len(frame)}, 3)"
-        )
-    labelled.arrays["REF_forces"] = forces * FORCE_UNITS[given_units.forces]
-    if keys.stress is not None and given_units.stress is not None:
-        stress = frame.info.get(keys.stress, results.get(keys.stress))
-        if stress is None:
-            raise DataError(
-                f"{where}: no stress under {keys.stress!r}; it has {_available(frame)}. Set labels.names"
-            )
-        labelled.info["REF_stress"] = (
-            as_matrix(np.asarray(stress, dtype=float)) * STRESS_UNITS[given_units.stress]
-        )
-    for name in ("REF_energy", "REF_forces", "REF_stress"):
-        value = labelled.info.get(name, labelled.arrays.get(name))
-        if value is not None and not np.isfinite(value).all():
-            raise DataError(f"{where}: {name} is not finite; remove the frame or label it again")
     if not np.isfinite(frame.positions).all():
         raise DataError(f"{where}: a position is not finite")
+    isolated = frame.info.get("config_type") == "IsolatedAtom"
+    if isolated and len(frame) != 1:
+        raise DataError(f"{where}: config_type=IsolatedAtom, but it has {len(frame)} atoms")
+    labelled = Atoms(frame.numbers, positions=frame.positions, cell=frame.cell, pbc=frame.pbc)
+    # A `REF_` entry that nobody named has no unit, so it does not travel.
+    labelled.info = {
+        k: v
+        for k, v in frame.info.items()
+        if not k.startswith("REF_") and k not in (keys.energy, keys.stress)
+    }
+    energy = _label(frame, where, "energy", keys.energy, [()])
+    labelled.info["REF_energy"] = float(energy) * ENERGY_UNITS[given_units.energy]
+    if isolated and keys.forces not in _available(frame):
+        labelled.arrays["REF_forces"] = np.zeros((1, 3))
+    else:
+        forces = _label(frame, where, "forces", keys.forces, [(len(frame), 3)])
+        labelled.arrays["REF_forces"] = forces * FORCE_UNITS[given_units.forces]
+    if keys.stress is not None and given_units.stress is not None:
+        stress = as_matrix(_label(frame, where, "stress", keys.stress, [(6,), (9,), (3, 3)]))
+        labelled.info["REF_stress"] = stress * STRESS_UNITS[given_units.stress]
     return labelled
 
 
-def _available(frame: Atoms) -> str:
-    names = set(frame.info) | set(frame.arrays) - {"numbers", "positions"}
-    if frame.calc is not None:
-        names |= set(frame.calc.results)
-    return ", ".join(sorted(names)) or "no labels at all"
+def _label(frame: Atoms, where: str, what: str, key: str, shapes: list[tuple[int, ...]]) -> np.ndarray:
+    available = _available(frame)
+    if key not in available:
+        names = ", ".join(sorted(available)) or "no labels at all"
+        raise DataError(f"{where}: no {what} under {key!r}; it has {names}. Set labels.names")
+    try:
+        value = np.asarray(available[key], dtype=float)
+    except ValueError:
+        raise DataError(f"{where}: {what} under {key!r} is not a number: {available[key]!r}") from None
+    if value.shape not in shapes:
+        expected = " or ".join(map(str, shapes))
+        raise DataError(f"{where}: {what} under {key!r} has shape {value.shape}, not {expected}")
+    if not np.isfinite(value).all():
+        raise DataError(f"{where}: {what} under {key!r} is not finite; remove the frame or label it again")
+    return value
+
+
+def _available(frame: Atoms) -> dict[str, Any]:
+    """Everything that could be a label; ASE takes what has a usual name into a calculator."""
+    results = frame.calc.results if frame.calc is not None else {}
+    arrays = {k: v for k, v in frame.arrays.items() if k not in ("numbers", "positions")}
+    return {**results, **arrays, **frame.info}
 
 
 def check_elements(frames: Sequence[Atoms], known: Sequence[str], where: str, model: str) -> None:

@@ -4,7 +4,7 @@ arXiv 2606.12704, eq. 6: the shift ΔE0 minimises Σ (E_ref − E_model − Σ_Z
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ class E0Policy(BaseModel):
 
     policy: Literal["estimated", "isolated_atoms", "foundation"] = "estimated"
     ridge: float = Field(
-        1e-8,
+        1e-12,
         gt=0,
         description="pull towards the foundation's E0s, relative to the largest singular value squared",
     )
@@ -68,7 +68,7 @@ def refit(
     """
     old = foundation.e0s()
     elements = sorted({int(z) for frame in frames for z in frame.numbers})
-    counts = np.array([[(frame.numbers == z).sum() for z in elements] for frame in frames], dtype=float)
+    counts = count_elements(frames, elements)
     predicted = np.array([p.energy for p in predict(foundation, graphs(frames, foundation))])
     residuals = np.array([frame.info["REF_energy"] for frame in frames]) - predicted
     singular = np.linalg.svd(counts, compute_uv=False)
@@ -88,6 +88,16 @@ def refit(
     )
 
 
+def isolated_energies(isolated: Sequence[Atoms], elements: Iterable[int]) -> dict[int, float]:
+    """Energies (eV) of the isolated atoms by atomic number; raises DataError if an element has none."""
+    given = {int(a.numbers[0]): float(a.info["REF_energy"]) for a in isolated}
+    if missing := [chemical_symbols[z] for z in elements if z not in given]:
+        raise DataError(
+            f"e0s: no frame with config_type=IsolatedAtom for {', '.join(missing)}; add it or use 'estimated'"
+        )
+    return given
+
+
 def _shifts(
     policy: E0Policy,
     counts: np.ndarray,
@@ -99,18 +109,27 @@ def _shifts(
     if policy.policy == "foundation":
         return dict.fromkeys(elements, 0.0)
     if policy.policy == "isolated_atoms":
-        given = {int(a.numbers[0]): float(a.info["REF_energy"]) for a in isolated}
-        if missing := [chemical_symbols[z] for z in elements if z not in given]:
-            raise DataError(
-                f"e0s: no frame with config_type=IsolatedAtom for {', '.join(missing)}; "
-                "add it or use 'estimated'"
-            )
+        given = isolated_energies(isolated, elements)
         return {z: given[z] - old[z] for z in elements}
-    # Tikhonov: what the data determine is fitted, what they leave free stays at the foundation's E0.
-    left, singular, right = np.linalg.svd(counts, full_matrices=False)
-    filtered = singular / (singular**2 + policy.ridge * singular[0] ** 2)
-    fitted = right.T @ (filtered * (left.T @ residuals))
+    fitted = ridge_fit(counts, residuals, policy.ridge)
     return {z: float(shift) for z, shift in zip(elements, fitted, strict=True)}
+
+
+def ridge_fit(counts: np.ndarray, residuals: np.ndarray, ridge: float) -> np.ndarray:
+    """Energies (Z,) eV per atom of each element that explain `residuals` (S,) eV.
+
+    `counts` (S, Z) are the numbers of atoms. Tikhonov: what the data determine is fitted, what they
+    leave free stays at zero. `ridge` is relative to the largest singular value squared.
+    """
+    left, singular, right = np.linalg.svd(counts, full_matrices=False)
+    determined = singular > _RANK_TOLERANCE * singular[0]
+    filtered = np.where(determined, singular / (singular**2 + ridge * singular[0] ** 2), 0.0)
+    return np.asarray(right.T @ (filtered * (left.T @ residuals)))
+
+
+def count_elements(frames: Sequence[Atoms], elements: Sequence[int]) -> np.ndarray:
+    """Numbers of atoms (S, Z) of each element in each structure."""
+    return np.array([[(frame.numbers == z).sum() for z in elements] for frame in frames], dtype=float)
 
 
 def _null_space(counts: np.ndarray, rank: int, elements: Sequence[int]) -> list[str]:

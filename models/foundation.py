@@ -8,6 +8,7 @@ Temper checkpoint or to a MACE `.model` file.
 import contextlib
 import io
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,8 @@ def resolve(name: str, head: str | None = None) -> Potential:
         except CheckpointError as error:
             raise FoundationError(str(error)) from error
     elif path is not None:
-        potential = from_mace(
-            _unpickled(path),
-            level_of_theory="as its author says",
-            provenance={"name": path.name, "licence": "as its author says"},
-        )
+        provenance = {"name": path.name, "licence": "as its author says"}
+        potential = _converted(_unpickled(path), name, "as its author says", provenance)
     else:
         potential = _published(name, PUBLISHED[name])
     return _one_head(potential, name, head)
@@ -165,8 +163,13 @@ def _published(name: str, entry: Published) -> Potential:
             f"foundation {name!r} is not in mace-torch's cache and could not be downloaded ({reason}). "
             "Go online once, copy the model file into the cache, or give a path"
         ) from error
-    return from_mace(
-        network.float(),
-        level_of_theory=entry.level_of_theory,
-        provenance={"name": name, "licence": entry.licence, "citation": entry.citation},
-    )
+    provenance = {"name": name, "licence": entry.licence, "citation": entry.citation}
+    return _converted(network, name, entry.level_of_theory, provenance)
+
+
+def _converted(network: Network, name: str, level_of_theory: str, provenance: Mapping[str, str]) -> Potential:
+    """A MACE model as a potential of ours, in float32, in which we train whatever it came in."""
+    try:
+        return from_mace(network, level_of_theory=level_of_theory, provenance=provenance, dtype=torch.float32)
+    except CheckpointError as error:
+        raise FoundationError(f"foundation {name!r}: {error}") from error

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
+from ase.geometry import complete_cell
 from matscipy.neighbours import neighbour_list
 
 from models.potentials import Potential
@@ -20,7 +21,8 @@ class Graph:
 
     N atoms, E edges. `positions` (N, 3) Å; `species` (N,) indices into the network's elements;
     `edge_index` (2, E); `unit_shifts` (E, 3); `cell` (3, 3) Å; `energy` eV, `forces` (N, 3) eV/Å,
-    `stress` (3, 3) eV/Å³, each NaN where unlabelled; `head` an index.
+    `stress` (3, 3) eV/Å³, each NaN where unlabelled; `head` an index. `cell` is never singular: axes
+    that are not periodic have unit normals. `periodic` is whether all three are, so that there is a stress.
     """
 
     positions: torch.Tensor
@@ -32,6 +34,7 @@ class Graph:
     forces: torch.Tensor
     stress: torch.Tensor
     head: int = 0
+    periodic: bool = False
 
     @property
     def n_atoms(self) -> int:
@@ -54,12 +57,15 @@ def neighbours(
         np.fill_diagonal(distances, np.inf)
         i, j = np.nonzero(distances < cutoff)
         return np.stack([i, j]), np.zeros((len(i), 3))
-    box = np.array(cell, dtype=float)
-    span = np.ptp(positions, axis=0).max() + 2.0 * cutoff + 1.0
-    for axis in np.flatnonzero(~pbc):
-        box[axis] = span * np.eye(3)[axis]
+    # Axes that are not periodic become normals to the others, longer than the structure and its images.
+    box = _completed(cell, pbc)
+    box[~pbc] *= np.linalg.norm(np.ptp(positions, axis=0)) + 2.0 * cutoff + 1.0
     i, j, shifts = neighbour_list("ijS", positions=positions, cell=box, pbc=pbc, cutoff=cutoff)
     return np.stack([i, j]).astype(np.int64), shifts.astype(float)
+
+
+def _completed(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    return np.asarray(complete_cell(np.where(pbc[:, None], cell, 0.0)))
 
 
 def graph(atoms: Atoms, elements: Sequence[int], cutoff: float, head: int = 0) -> Graph:
@@ -70,7 +76,7 @@ def graph(atoms: Atoms, elements: Sequence[int], cutoff: float, head: int = 0) -
     index = {z: k for k, z in enumerate(elements)}
     if unknown := sorted(set(atoms.get_chemical_symbols()) - {chemical_symbols[z] for z in elements}):
         raise ValueError(f"{atoms.get_chemical_formula()}: the model does not know {', '.join(unknown)}")
-    cell = np.asarray(atoms.cell.array) if atoms.pbc.any() else np.zeros((3, 3))
+    cell = _completed(atoms.cell.array, atoms.pbc)
     edge_index, unit_shifts = neighbours(atoms.positions, cell, atoms.pbc, cutoff)
     stress = np.full((3, 3), np.nan)
     if "REF_stress" in atoms.info:
@@ -86,6 +92,7 @@ def graph(atoms: Atoms, elements: Sequence[int], cutoff: float, head: int = 0) -
         forces=torch.tensor(forces, dtype=torch.float64),
         stress=torch.tensor(stress),
         head=head,
+        periodic=bool(atoms.pbc.all()),
     )
 
 
@@ -157,7 +164,7 @@ class Prediction:
 def predict(
     potential: Potential, items: Sequence[Graph], *, stress: bool = False, max_edges: int = 8000
 ) -> list[Prediction]:
-    """Energies, forces and stresses of many graphs, in batches of up to `max_edges` edges.
+    """Energies, forces and, where periodic, stresses of graphs, in batches of up to `max_edges` edges.
 
     The E0 sum is added in float64, so that totals of thousands of eV keep their meV.
     """
@@ -170,12 +177,14 @@ def predict(
         output = network(batch, compute_force=True, compute_stress=stress)
         energies = output["interaction_energy"].detach().double() + e0_sum(batch, e0s)
         forces = output["forces"].detach().double().split([g.n_atoms for g in chosen])
-        for k in range(len(chosen)):
+        for k, item in enumerate(chosen):
             results.append(
                 Prediction(
                     energy=float(energies[k]),
                     forces=forces[k].numpy(),
-                    stress=output["stress"][k].detach().double().numpy() if stress else None,
+                    stress=output["stress"][k].detach().double().numpy()
+                    if stress and item.periodic
+                    else None,
                 )
             )
     return results

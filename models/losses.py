@@ -11,15 +11,15 @@ from models.graphs import Batch, e0_sum
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weights of one head's terms (arXiv 2606.12704, App. A.1)."""
+    """Weights of one head's terms (arXiv 2606.12704, App. A.1); a term without labels counts for nothing."""
 
     energy: float = 10.0
     forces: float = 10.0
     stress: float = 0.0
 
 
-TARGET = Weights()
-REPLAY = Weights(energy=1.0)
+TARGET = Weights(stress=1.0)
+REPLAY = Weights(energy=1.0, stress=1.0)
 HUBER_DELTA = 0.01  # eV, eV/Å, eV/Å³
 
 

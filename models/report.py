@@ -75,13 +75,13 @@ class LearningCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """The distilled engine: `speed.a` is the teacher. Errors against the labels and the teacher."""
+    """The distilled engine: in `speeds` a is the teacher. Errors against the labels and the teacher."""
 
     name: str
     teacher: str
     parameters: int
     teacher_parameters: int
-    speed: SpeedComparison | None
+    speeds: Sequence[SpeedComparison]
     against_reference: Errors | None
     against_teacher: Errors | None
     seconds: float | None = None

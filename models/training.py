@@ -1,6 +1,8 @@
 """One training loop for pre-training, fine-tuning and distillation."""
 
 import copy
+import ctypes
+import hashlib
 import logging
 import math
 import time
@@ -21,6 +23,8 @@ from models.potentials import Network, n_parameters
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
+
+_ERRORS = ("forces_mae", "energy_per_atom_mae")
 
 
 class Optimisation(BaseModel):
@@ -45,6 +49,10 @@ class ResumeError(ValueError):
     """A saved training state that belongs to another training."""
 
 
+class Diverged(RuntimeError):
+    """A training whose loss is no longer a number."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
     """What a strategy prepares: the network, its data by role, and the weights of its heads.
@@ -65,11 +73,15 @@ class TrainingSetup:
             raise EmptyTraining("no parameter of the network may change")
         if not self.train:
             raise EmptyTraining("no training structures")
-        if not self.valid.get(self.score):
-            raise EmptyTraining(f"no {self.score!r} structures to validate on")
+        if not any(
+            math.isfinite(g.energy) or g.forces.isfinite().any() for g in self.valid.get(self.score, [])
+        ):
+            raise EmptyTraining(f"no labelled {self.score!r} structures to validate on")
         for index, (head, weight) in enumerate(zip(self.network.heads, self.weights, strict=True)):
             labelled = [
-                (weight.energy and math.isfinite(g.energy)) or (weight.forces and g.forces.isfinite().any())
+                (weight.energy and math.isfinite(g.energy))
+                or (weight.forces and g.forces.isfinite().any())
+                or (weight.stress and g.stress.isfinite().any())
                 for g in self.train
                 if g.head == index
             ]
@@ -113,14 +125,16 @@ def fit(
     After every epoch the averaged network is judged on each validation set and the state is saved
     to `state_path`; a later call with the same arguments goes on from there, bit for bit. Returns
     the averaged network of the best epoch. `time_limit` (s) ends the training at an epoch's end.
-    Raises EmptyTraining before any work, ResumeError if the saved state is another training's.
+    Raises EmptyTraining before any work, ResumeError if the saved state is another training's, and
+    Diverged where the loss stops being finite.
     """
     setup.check()
+    keep_freed_memory()
     network = setup.network.train()
     average = copy.deepcopy(network)
     trainable = [p for p in network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=optimisation.learning_rate, weight_decay=0.0, amsgrad=True)
-    identity = {"optimisation": optimisation.model_dump(), "n_train": len(setup.train)}
+    identity = {"optimisation": optimisation.model_dump(), "setup": _digest(setup)}
     state = _resume(state_path, identity, network, average, optimiser) or _State()
     e0s = torch.atleast_2d(network.atomic_energies_fn.atomic_energies)
     world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
@@ -141,6 +155,8 @@ def fit(
             optimiser.param_groups[0]["lr"] = rate
             batch = collate([setup.train[i] for i in run], e0s.shape[1], e0s_dtype(network))
             total += _update(network, batch, e0s, setup.weights, optimiser, optimisation, trainable)
+            if not math.isfinite(total):
+                raise Diverged(f"the loss is {total} in epoch {state.epoch + 1}; lower the learning rate")
             state.updates += 1
             _follow(average, network, min(optimisation.ema_decay, (1 + state.updates) / (10 + state.updates)))
         state.epoch += 1
@@ -148,10 +164,21 @@ def fit(
         if state_path is not None and rank == 0:
             _save(state_path, identity, network, average, optimiser, state)
 
-    average.load_state_dict(state.best_weights, strict=False)
+    average.load_state_dict(state.best_weights)
     return Fit(
         network=average.eval(), history=state.history, best_epoch=state.best_epoch, seconds=state.seconds
     )
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks: training allocates the same large ones at every step."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return  # another C library: slower, not wrong
+    m_mmap_threshold, m_trim_threshold = -3, -1
+    libc.mallopt(m_mmap_threshold, 1 << 30)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def e0s_dtype(network: Network) -> torch.dtype:
@@ -174,7 +201,7 @@ def _update(
     optimisation: Optimisation,
     trainable: list[torch.nn.Parameter],
 ) -> float:
-    with_stress = bool(batch["labels_stress"].isfinite().any())
+    with_stress = any(w.stress for w in weights) and bool(batch["labels_stress"].isfinite().any())
     output = network(batch, training=True, compute_force=True, compute_stress=with_stress)
     loss = losses.huber(output, batch, e0s, weights)
     optimiser.zero_grad()
@@ -217,35 +244,45 @@ def _judge(
         row |= {f"{name}_{key}": value for key, value in mean_errors(average, graphs, e0s).items()}
     state.history.append(row)
     state.seconds = seconds
-    score = row[f"{setup.score}_forces_mae"] + row[f"{setup.score}_energy_per_atom_mae"]
+    score = sum(row[key] for name in _ERRORS if (key := f"{setup.score}_{name}") in row)
     if score < state.best:
         state.best, state.best_epoch = score, state.epoch
         state.best_weights = {k: v.clone() for k, v in average.state_dict().items()}
-    log.debug(
-        "epoch %d  loss %.4f  %s forces MAE %.1f meV/Å",
-        state.epoch, loss, setup.score, row[f"{setup.score}_forces_mae"],
-    )  # fmt: skip
+    log.debug("epoch %d  loss %.4f  %s errors %.1f", state.epoch, loss, setup.score, score)
     if report is not None:
         report(row)
 
 
 def mean_errors(network: Network, graphs: Sequence[Graph], e0s: torch.Tensor) -> dict[str, float]:
-    """Mean absolute errors over labelled entries: `forces_mae` meV/Å, `energy_per_atom_mae` meV/atom."""
-    force_sum = force_count = energy_sum = energy_count = 0.0
+    """Mean absolute errors over labelled entries: `forces_mae` meV/Å, `energy_per_atom_mae` meV/atom.
+
+    What has no labels is left out; a prediction that is not finite makes its error NaN.
+    """
+    differences: dict[str, list[torch.Tensor]] = {name: [] for name in _ERRORS}
     for run in batches(range(len(graphs)), [g.n_edges for g in graphs], 8000):
         batch = collate([graphs[i] for i in run], e0s.shape[1], e0s_dtype(network))
         output = network(batch, compute_force=True)
-        difference = (output["forces"].detach() - batch["labels_forces"]).abs()
-        force_sum += float(difference.nansum())
-        force_count += int(difference.isfinite().sum())
         energy = output["interaction_energy"].detach().double() + e0_sum(batch, e0s)
-        per_atom = ((energy - batch["labels_energy"]) / batch["n_atoms"]).abs()
-        energy_sum += float(per_atom.nansum())
-        energy_count += int(per_atom.isfinite().sum())
-    return {
-        "forces_mae": 1000.0 * force_sum / max(force_count, 1),
-        "energy_per_atom_mae": 1000.0 * energy_sum / max(energy_count, 1),
-    }
+        per_atom = (energy - batch["labels_energy"]) / batch["n_atoms"]
+        forces = output["forces"].detach().double() - batch["labels_forces"]
+        differences["energy_per_atom_mae"].append(per_atom[batch["labels_energy"].isfinite()])
+        differences["forces_mae"].append(forces[batch["labels_forces"].isfinite()])
+    joined = {name: torch.cat(parts) for name, parts in differences.items()}
+    return {name: 1000.0 * float(d.abs().mean()) for name, d in joined.items() if len(d)}
+
+
+def _digest(setup: TrainingSetup) -> str:
+    """Content hash of where a training starts and what it learns from."""
+    digest = hashlib.sha256(repr(list(setup.weights)).encode())
+    for name, tensor in setup.network.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    for name, items in {"train": setup.train, **setup.valid}.items():
+        digest.update(name.encode())
+        for g in items:
+            digest.update(repr((g.head, g.energy)).encode())
+            for tensor in (g.species, g.positions, g.cell, g.forces, g.stress):
+                digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _save(

@@ -15,10 +15,10 @@ import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from logging.handlers import QueueHandler
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, Literal, NoReturn, TypeVar
@@ -71,6 +71,24 @@ def in_child(
             return result
         finally:
             _stop(process)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Where the main thread waits for children of other threads: what interrupts it ends them too.
+
+    Ctrl-C and a cancelled flow run reach the main thread only; the others would compute on to their end.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        with _status_lock:
+            children = active_children()
+        for child in children:
+            child.terminate()
+        raise
 
 
 @cache

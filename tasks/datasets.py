@@ -6,14 +6,15 @@ from pathlib import Path
 from prefect import task
 
 from db import artifacts
-from db.steps import Output, once
+from db.steps import Output
 from models import datasets, foundation, pseudolabels
 from models.campaign import Campaign, Labels, ReferenceTrajectories, Replay
 from models.datasets import Part
 from tasks.children import in_child
+from tasks.records import recorded
 
 
-@task
+@task(name="ingest labels", task_run_name="ingest-labels")
 def ingest_labels(campaign: Campaign) -> Mapping[str, str]:
     """Ids of the parts train, valid, test and, where there are any, isolated atoms."""
     labels = campaign.labels
@@ -28,10 +29,10 @@ def ingest_labels(campaign: Campaign) -> Mapping[str, str]:
         "units": labels.units.model_dump(),
         "split": campaign.split.model_dump(),
     }
-    return once("ingest_labels", 1, rules, {"labels": file.id}, compute, seed=campaign.split.seed).outputs
+    return recorded("ingest_labels", 1, rules, {"labels": file.id}, compute, seed=campaign.split.seed)
 
 
-@task
+@task(name="pseudolabel replay", task_run_name="pseudolabel-replay")
 def pseudolabel_replay(replay: Replay, foundation_id: str) -> Mapping[str, str]:
     """Ids of the parts replay_train, replay_valid and replay_test."""
     path = replay.path or foundation.shipped_replay()
@@ -47,10 +48,10 @@ def pseudolabel_replay(replay: Replay, foundation_id: str) -> Mapping[str, str]:
 
     inputs = {"foundation": model.id, "structures": source.id}
     parameters = {"n_structures": replay.n_structures}
-    return once("pseudolabel_replay", 1, parameters, inputs, compute, seed=replay.seed).outputs
+    return recorded("pseudolabel_replay", 1, parameters, inputs, compute, seed=replay.seed)
 
 
-@task
+@task(name="record reference", task_run_name="record-reference")
 def record_reference(reference: ReferenceTrajectories) -> str:
     """The id of the reference trajectories."""
     said = reference.model_dump(include={"level_of_theory", "temperature", "licence"})

@@ -5,14 +5,15 @@ from pathlib import Path
 from prefect import task
 
 from db import artifacts
-from db.steps import Output, once
+from db.steps import Output
 from models import foundation
 from models.campaign import FoundationChoice
 from models.potentials import header
 from tasks.children import in_child
+from tasks.records import recorded
 
 
-@task(task_run_name="foundation-{choice.name}")
+@task(name="resolve foundation", task_run_name="resolve-foundation")
 def resolve_foundation(choice: FoundationChoice) -> str:
     """The id of the foundation's checkpoint; one head is chosen where it has several."""
     file = foundation.locate(choice.name)
@@ -24,7 +25,7 @@ def resolve_foundation(choice: FoundationChoice) -> str:
         made = in_child(foundation.save_resolved, choice.name, choice.head, work)
         return {"foundation": Output(path=made, kind="foundation", name=choice.name, metadata=known(made))}
 
-    return once("resolve_foundation", 1, choice.model_dump(), source, compute).outputs["foundation"]
+    return recorded("resolve_foundation", 1, choice.model_dump(), source, compute)["foundation"]
 
 
 def known(file: Path) -> dict[str, str]:

@@ -4,31 +4,30 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from prefect import task
 
 from db import aliases
-from db.steps import Output, once
+from db.steps import Output
 from models.campaign import Campaign
 from models.validation import acceptance
-from tasks.validation import read
+from tasks.records import read, recorded
 
 
-@task(task_run_name="judge-{role}")
+@task(name="judge", task_run_name="judge-{role}")
 def judge(campaign: Campaign, role: str, inputs: Mapping[str, str]) -> str:
     """The id of the acceptance of `champion` or `engine`.
 
     `inputs` by role: checkpoint, errors, dynamics, foundation_errors, the pinned test and
     starts_from, and for the engine its speed.
     """
-    measured = {name: read(inputs[name]) for name in ("foundation_errors", "errors", "dynamics")}
-    if role == "engine":
-        verdicts = acceptance.judge_student(campaign.gate, **measured, speed=read(inputs["speed"]))
-    else:
-        verdicts = acceptance.judge_specialist(campaign.gate, **measured)
 
     def compute(work: Path) -> dict[str, Output]:
+        measured = {name: read(inputs[name]) for name in ("foundation_errors", "errors", "dynamics")}
+        if role == "engine":
+            verdicts = acceptance.judge_student(campaign.gate, **measured, speed=read(inputs["speed"]))
+        else:
+            verdicts = acceptance.judge_specialist(campaign.gate, **measured)
         content = {
             "role": role,
             "checkpoint": inputs["checkpoint"],
@@ -43,11 +42,11 @@ def judge(campaign: Campaign, role: str, inputs: Mapping[str, str]) -> str:
         path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
         return {"acceptance": Output(path=path, kind="acceptance", name=f"{campaign.name}-{role}-acceptance")}
 
-    parameters: dict[str, Any] = {"role": role, "gate": campaign.gate.model_dump()}
-    return once("judge", 1, parameters, inputs, compute).outputs["acceptance"]
+    parameters = {"role": role, "gate": campaign.gate.model_dump()}
+    return recorded("judge", 1, parameters, inputs, compute)["acceptance"]
 
 
-@task(task_run_name="promote-{campaign.name}-{role}")
+@task(name="promote", task_run_name="promote-{role}")
 def promote(campaign: Campaign, role: str, acceptance_id: str) -> bool:
     """Let `<campaign>@<role>` stand for the accepted checkpoint; False where the gate did not hold."""
     accepted = read(acceptance_id)

@@ -4,21 +4,60 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ase.data import atomic_numbers
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from db import aliases, artifacts
-from db.lineage import Node, Step, tree
+from db.lineage import Node, tree
 from db.settings import settings
-from db.steps import Output, once
+from db.steps import Output
 from models import report as html
 from models.campaign import Campaign
-from tasks.validation import read
+from tasks.records import read, recorded
 
-SHOWN_HASH = 12
+SHOWN_HASH = 10
 
 
-@task
+@task(name="conclude", task_run_name="conclude")
+def conclude(
+    campaign: Campaign, winner: str, acceptances: Mapping[str, str], promoted: Mapping[str, bool]
+) -> dict[str, Any]:
+    """What was promoted, in one sentence (`summary`), and which checks did not hold (`reasons`)."""
+    checks = [check for role, id_ in acceptances.items() for check in _checks(role, id_)]
+    champion, engine = f"{campaign.name}@champion", f"{campaign.name}@engine"
+    if promoted["engine"]:
+        summary = f"{winner} is {champion}, its student {engine}."
+    elif promoted["champion"]:
+        summary = f"{winner} is {champion}; its student did not pass the gate."
+    else:
+        summary = f"{winner} did not pass the gate; nothing was promoted."
+    return {
+        "promoted": promoted["champion"],
+        "summary": summary,
+        "reasons": [_reason(check) for check in checks if not check["passed"]],
+    }
+
+
+def _checks(role: str, acceptance_id: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "subject": role,
+            "name": verdict["check"],
+            "sense": "at least" if verdict["at_least"] else "at most",
+            **{key: verdict[key] for key in ("value", "threshold", "unit", "passed")},
+        }
+        for verdict in read(acceptance_id)["verdicts"]
+    ]
+
+
+def _reason(check: Mapping[str, Any]) -> str:
+    value = "could not be measured" if check["value"] is None else f"is {check['value']:.3g} {check['unit']}"
+    asked = f"{check['sense']} {check['threshold']:g} {check['unit']} was asked for"
+    return f"{check['subject']}: {check['name']} {value}, {asked}"
+
+
+@task(name="summarise", task_run_name="summarise")
 def summarise(outcome: Mapping[str, Any]) -> list[dict[str, str]]:
     """One row for every model of the campaign, as text."""
     candidates = outcome["candidates"]
@@ -35,38 +74,47 @@ def summarise(outcome: Mapping[str, Any]) -> list[dict[str, str]]:
             {
                 "model": name,
                 "forces, meV/Å": f"{test['forces']['mae']:.1f}",
-                "against the foundation": f"{100.0 * (test['forces']['mae'] / before - 1.0):+.0f} %",
+                "change": f"{100.0 * (test['forces']['mae'] / before - 1.0):+.0f} %",
                 "energy, meV/atom": f"{test['energy']['mae']:.2f}",
                 "replay forces, meV/Å": f"{replay['forces']['mae']:.1f}" if replay else "–",
-                "parameters": f"{content['n_parameters']:,}",
+                "weights": f"{content['n_parameters']:,}",
                 "promoted as": alias if outcome["promoted"].get(alias) else "–",
                 "checkpoint": checkpoints[name][:SHOWN_HASH],
             }
         )
-    create_table_artifact(table=rows, key="campaign-summary", description="Every model of the campaign")
+    create_table_artifact(
+        table=rows,
+        key="campaign-summary",
+        description="Mean absolute errors of every model of the campaign on the test structures, the change "
+        "of the force error against the foundation's, and the foundation's own labels on replay structures",
+    )
     return rows
 
 
-@task
+@task(name="report", task_run_name="report")
 def report(campaign: Campaign, outcome: Mapping[str, Any]) -> str:
     """Write the report, let `<campaign>@report` stand for it, and give its path."""
-    ids = list(
-        _ids({key: outcome[key] for key in ("errors", "candidates", "student", "dynamics", "acceptance")})
-    )
+    shown = ("errors", "candidates", "student", "dynamics", "acceptance", "e0s", "speed")
 
     def compute(work: Path) -> dict[str, Output]:
         path = work / "report.html"
         path.write_text(html.render(html.from_json(_data(campaign, outcome))), encoding="utf-8")
         return {"report": Output(path=path, kind="report", name=f"{campaign.name}-report")}
 
-    inputs = {"shown": sorted({*ids, outcome["e0s"], outcome["speed"]})}
-    parameters = {"promoted": outcome["promoted"], "description": campaign.description}
-    made = once("report", 1, parameters, inputs, compute).outputs["report"]
+    inputs = {"shown": sorted(set(_ids({key: outcome[key] for key in shown})))}
+    parameters = {"promoted": outcome["promoted"], **campaign.model_dump(include={"name", "description"})}
+    made = recorded("report", 1, parameters, inputs, compute)["report"]
     aliases.promote(f"{campaign.name}@report", made, reason="last report")
     path = settings().home / "reports" / f"{campaign.name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(artifacts.path(made).read_bytes())
-    create_markdown_artifact(f"The report is at `{path}`.", key="campaign-report")
+    verdict = outcome["verdict"]
+    said = [verdict["summary"], "", *(f"- {reason}" for reason in verdict["reasons"])]
+    create_markdown_artifact(
+        "\n".join([*said, "", f"The report is at `{path}`."]),
+        key="campaign-report",
+        description=verdict["summary"],
+    )
     return str(path)
 
 
@@ -79,38 +127,18 @@ def _ids(value: Any) -> list[str]:
 def _data(campaign: Campaign, outcome: Mapping[str, Any]) -> dict[str, Any]:
     errors = {name: read(id_) for name, id_ in outcome["errors"].items()}
     dynamics = {name: read(found["dynamics"]) for name, found in outcome["dynamics"].items()}
-    accepted = {role: read(id_) for role, id_ in outcome["acceptance"].items()}
-    winner, promoted = outcome["winner"], outcome["promoted"]
-    nodes = _nodes(tree(outcome["student"]["checkpoint"]))
-    checks = [
-        {
-            "subject": role,
-            "name": v["check"],
-            "sense": "at least" if v["at_least"] else "at most",
-            **{key: v[key] for key in ("value", "threshold", "unit", "passed")},
-        }
-        for role, content in accepted.items()
-        for v in content["verdicts"]
-    ]
-    failed = [
-        f"{c['subject']}: {c['name']} is {c['value']}, {c['sense']} {c['threshold']}"
-        for c in checks
-        if not c["passed"]
-    ]
-    histories = {kind: read(made["history"]) for kind, made in outcome["candidates"].items()}
+    winner = outcome["winner"]
+    behind = tree(outcome["student"]["checkpoint"])
+    made = {kind: ids["checkpoint"] for kind, ids in outcome["candidates"].items()}
+    histories = {kind: read(ids["history"]) for kind, ids in outcome["candidates"].items()}
     histories["student"] = read(outcome["student"]["history"])
     conserved = {n: d["conservation"] for n, d in dynamics.items() if d["conservation"] is not None}
     distances = {n: d["rdf"] for n, d in dynamics.items() if d["rdf"] is not None}
     shown = {"foundation": errors["foundation"], winner: errors[winner], "student": errors["student"]}
-    step = nodes[outcome["student"]["checkpoint"]].step
     return {
         "campaign": campaign.name,
         "description": campaign.description,
-        "verdict": {
-            "promoted": promoted["champion"],
-            "summary": _sentence(campaign, winner, promoted),
-            "reasons": failed,
-        },
+        "verdict": outcome["verdict"],
         "candidates": [
             {
                 "name": name,
@@ -120,14 +148,12 @@ def _data(campaign: Campaign, outcome: Mapping[str, Any]) -> dict[str, Any]:
                 "energy": content["errors"]["test"]["energy"]["mae"],
                 "replay_forces": content["errors"]["replay_test"]["forces"]["mae"],
                 "trainable_parameters": None if name == "foundation" else content["n_parameters"],
-                "seconds": None
-                if name == "foundation"
-                else _seconds(outcome["candidates"][name]["checkpoint"]),
+                "seconds": None if name == "foundation" else _seconds(tree(made[name])),
             }
             for name, content in errors.items()
             if name != "student"
         ],
-        "checks": checks,
+        "checks": [check for role, id_ in outcome["acceptance"].items() for check in _checks(role, id_)],
         "learning_curves": [
             {
                 "name": name,
@@ -147,15 +173,15 @@ def _data(campaign: Campaign, outcome: Mapping[str, Any]) -> dict[str, Any]:
             "teacher": winner,
             "parameters": errors["student"]["n_parameters"],
             "teacher_parameters": errors[winner]["n_parameters"],
-            "speed": read(outcome["speed"]),
+            "speeds": list(read(outcome["speed"]).values()),
             "against_reference": errors["student"]["errors"]["test"],
             "against_teacher": errors["student"]["against_teacher"],
-            "seconds": step.seconds if step else None,
+            "seconds": _seconds(behind),
         },
         "e0s": _e0s(outcome["e0s"]),
         "datasets": _datasets(campaign, outcome),
-        "provenance": "\n".join(_lines(tree(outcome["student"]["checkpoint"]))),
-        "software": dict(step.software) if step else {},
+        "provenance": "\n".join(_lines(behind)),
+        "software": _software(behind),
         "seeds": {
             "split": campaign.split.seed,
             "replay": campaign.replay.seed,
@@ -165,14 +191,6 @@ def _data(campaign: Campaign, outcome: Mapping[str, Any]) -> dict[str, Any]:
         },
         "notes": _notes(campaign),
     }
-
-
-def _sentence(campaign: Campaign, winner: str, promoted: Mapping[str, bool]) -> str:
-    if promoted["engine"]:
-        return f"{winner} is {campaign.name}@champion, its student {campaign.name}@engine."
-    if promoted["champion"]:
-        return f"{winner} is {campaign.name}@champion; its student did not pass the gate."
-    return f"{winner} did not pass the gate; nothing was promoted."
 
 
 def _notes(campaign: Campaign) -> list[str]:
@@ -187,8 +205,6 @@ def _notes(campaign: Campaign) -> list[str]:
 
 
 def _e0s(artifact_id: str) -> dict[str, Any]:
-    from ase.data import atomic_numbers
-
     content = read(artifact_id)
     for key in ("e0s", "shifts"):
         content[key] = {atomic_numbers[symbol]: energy for symbol, energy in content[key].items()}
@@ -213,16 +229,15 @@ def _datasets(campaign: Campaign, outcome: Mapping[str, Any]) -> list[dict[str, 
     return found
 
 
-def _nodes(node: Node) -> dict[str, Node]:
-    found = {} if node.repeated else {node.artifact.id: node}
-    for parent in node.parents:
-        found |= _nodes(parent)
-    return found
+def _seconds(node: Node) -> float | None:
+    return node.step.seconds if node.step else None
 
 
-def _seconds(artifact_id: str) -> float | None:
-    step: Step | None = tree(artifact_id).step
-    return step.seconds if step else None
+def _software(node: Node) -> dict[str, str]:
+    versions = dict(node.step.software) if node.step else {}
+    if git := versions.pop("git", None):
+        versions["git"] = git["commit"][:SHOWN_HASH] + (", changed since" if git["dirty"] else "")
+    return versions
 
 
 def _lines(node: Node, depth: int = 0) -> list[str]:

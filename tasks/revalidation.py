@@ -1,24 +1,22 @@
 """Check what is promoted: its bytes, and its acceptance on the pinned inputs."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
-from db import aliases, artifacts
+from db import aliases
 from db.errors import UnknownArtifact
-from db.steps import Output, once
+from db.steps import Output
 from db.verification import verify
 from models.validation import acceptance
 from models.validation.acceptance import Simulation
 from tasks.children import in_child
-from tasks.validation import read
+from tasks.records import paths, read, recorded
 
 
-@task(task_run_name="accepted-{name}")
+@task(name="find acceptance", task_run_name="acceptance-{name}")
 def accepted(name: str) -> str | None:
     """The id of the acceptance behind `nacl@champion`; None where nothing is promoted."""
     try:
@@ -27,16 +25,21 @@ def accepted(name: str) -> str | None:
         return None
 
 
-@task
-def verify_bytes(acceptance_id: str) -> list[str]:
+@task(name="verify bytes", task_run_name="verify-{name}")
+def verify_bytes(name: str, acceptance_id: str) -> list[str]:
     """What is missing or changed among the bytes of an acceptance and everything it was measured on."""
     damaged = verify([acceptance_id])
-    if not damaged:
-        damaged = verify({*read(acceptance_id)["inputs"].values()})
-    return [problem.detail for problem in damaged]
+    if damaged:
+        return [problem.detail for problem in damaged]
+    inputs = read(acceptance_id)["inputs"]
+    promoted = aliases.resolve(name).id
+    found = [problem.detail for problem in verify({promoted, *inputs.values()})]
+    if promoted != inputs["checkpoint"]:
+        found.append(f"stands for {promoted[:12]}, but {inputs['checkpoint'][:12]} is what was accepted")
+    return found
 
 
-@task(task_run_name="remeasure-{name}")
+@task(name="remeasure", task_run_name="remeasure-{name}")
 def remeasure(name: str, acceptance_id: str, tolerance: float) -> list[str]:
     """What differs when a checkpoint is measured again on the inputs of its acceptance.
 
@@ -46,24 +49,20 @@ def remeasure(name: str, acceptance_id: str, tolerance: float) -> list[str]:
     inputs = {role: before["inputs"][role] for role in ("checkpoint", "test", "starts_from")}
 
     def compute(work: Path) -> dict[str, Output]:
-        files: Mapping[str, Path] = {role: artifacts.path(id_) for role, id_ in inputs.items()}
         made = in_child(
             acceptance.remeasure,
-            files["checkpoint"],
-            files["test"],
-            files["starts_from"],
+            *paths(inputs).values(),
             Simulation.model_validate(before["simulation"]),
             work,
             compare_rdf=before["compare_rdf"],
         )
         return {"measured": Output(path=made, kind="evaluation", name=f"{name}-revalidation")}
 
-    night: dict[str, Any] = {"acceptance": acceptance_id, "flow_run": str(flow_run.get_id())}
-    measured = read(once("revalidate", 1, night, inputs, compute).outputs["measured"])
-    found = acceptance.changes(before["measured"], measured, tolerance)
-    lines = [f"| {key} | {before['measured'][key]} | {value} |" for key, value in measured.items()]
-    create_markdown_artifact(
-        "\n".join([f"## {name}", "", "| | accepted | tonight |", "|---|---|---|", *lines, "", *found]),
-        key="revalidation",
+    night = {"acceptance": acceptance_id, "flow_run": str(flow_run.id)}
+    measured = read(recorded("revalidate", 1, night, inputs, compute)["measured"])
+    create_table_artifact(
+        table=[{"": key, "accepted": before["measured"][key], "now": now} for key, now in measured.items()],
+        key=f"revalidation-{name}".replace("@", "-").replace("_", "-"),
+        description=f"{name}: what it was accepted with, and what is measured now",
     )
-    return found
+    return acceptance.changes(before["measured"], measured, tolerance)

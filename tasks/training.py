@@ -2,21 +2,21 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from prefect import task
 
 from db import artifacts
-from db.steps import Done, Output, once
+from db.steps import Output
 from models import e0s, finetuning
-from models.campaign import Campaign, StudentPlan
+from models.campaign import Campaign
 from models.distillation import training as distillation
 from models.strategies import AnyStrategy
 from tasks.children import in_child
 from tasks.progress import epochs, progress
+from tasks.records import paths, recorded
 
 
-@task
+@task(name="refit E0s", task_run_name="refit-e0s")
 def refit_e0s(campaign: Campaign, foundation: str, data: Mapping[str, str]) -> str:
     """The id of the target level's E0s."""
     inputs = {"foundation": foundation, "train": data["train"]}
@@ -24,7 +24,7 @@ def refit_e0s(campaign: Campaign, foundation: str, data: Mapping[str, str]) -> s
         inputs["isolated"] = data["isolated"]
 
     def compute(work: Path) -> dict[str, Output]:
-        files = {role: artifacts.path(id_) for role, id_ in inputs.items()}
+        files = paths(inputs)
         path, fit = in_child(
             e0s.refit_file, files["foundation"], files["train"], files.get("isolated"), campaign.e0s, work
         )
@@ -36,10 +36,10 @@ def refit_e0s(campaign: Campaign, foundation: str, data: Mapping[str, str]) -> s
         }
         return {"e0s": Output(path=path, kind="e0s", name=f"{campaign.name}-e0s", metadata=said)}
 
-    return once("refit_e0s", 1, campaign.e0s.model_dump(), inputs, compute).outputs["e0s"]
+    return recorded("refit_e0s", 1, campaign.e0s.model_dump(), inputs, compute)["e0s"]
 
 
-@task(task_run_name="fine-tune-{strategy.kind}")
+@task(name="fine-tune", task_run_name="fine-tune-{strategy.kind}")
 def fine_tune(campaign: Campaign, strategy: AnyStrategy, inputs: Mapping[str, str]) -> Mapping[str, str]:
     """Ids of a candidate's checkpoint and history; `inputs` by role (see `models.finetuning`)."""
     name = f"{campaign.name}-{strategy.kind}"
@@ -49,7 +49,7 @@ def fine_tune(campaign: Campaign, strategy: AnyStrategy, inputs: Mapping[str, st
         files = in_child(
             finetuning.fine_tune,
             strategy,
-            {role: artifacts.path(id_) for role, id_ in inputs.items()},
+            paths(inputs),
             campaign.labels.level_of_theory,
             said,
             work,
@@ -57,12 +57,11 @@ def fine_tune(campaign: Campaign, strategy: AnyStrategy, inputs: Mapping[str, st
         )
         return fitted(files, name, said)
 
-    return _trained(
-        "fine_tune", strategy.model_dump(mode="json"), inputs, compute, strategy.optimisation.seed
-    )
+    parameters = strategy.model_dump(mode="json")
+    return recorded("fine_tune", 1, parameters, inputs, compute, seed=strategy.optimisation.seed)
 
 
-@task
+@task(name="label for student", task_run_name="label-for-student")
 def label_for_student(campaign: Campaign, teacher: str, train: str, dynamics: str) -> str:
     """The id of the structures that the teacher labelled for its student."""
     plan = campaign.student
@@ -71,7 +70,7 @@ def label_for_student(campaign: Campaign, teacher: str, train: str, dynamics: st
     def compute(work: Path) -> dict[str, Output]:
         path = in_child(
             distillation.label_pool,
-            *(artifacts.path(id_) for id_ in inputs.values()),
+            *paths(inputs).values(),
             plan.n_structures,
             plan.rattle,
             plan.seed,
@@ -83,17 +82,17 @@ def label_for_student(campaign: Campaign, teacher: str, train: str, dynamics: st
         return {"labels": Output(path=path, kind="dataset", name=said["name"], metadata=said)}
 
     parameters = plan.model_dump(include={"n_structures", "rattle"})
-    return once("label_for_student", 1, parameters, inputs, compute, seed=plan.seed).outputs["labels"]
+    return recorded("label_for_student", 1, parameters, inputs, compute, seed=plan.seed)["labels"]
 
 
-@task
+@task(name="distil", task_run_name="distil-student")
 def distil(campaign: Campaign, inputs: Mapping[str, str]) -> Mapping[str, str]:
     """Ids of the student's checkpoint and history; `inputs` are teacher, train, valid, teacher_labels."""
-    plan: StudentPlan = campaign.student
+    plan = campaign.student
     name = f"{campaign.name}-student"
 
     def compute(work: Path) -> dict[str, Output]:
-        files = {role: artifacts.path(id_) for role, id_ in inputs.items()}
+        files = paths(inputs)
         said = heritage(inputs, ("teacher", "train"), name, campaign.labels.level_of_theory)
         made = in_child(
             distillation.distil,
@@ -108,14 +107,7 @@ def distil(campaign: Campaign, inputs: Mapping[str, str]) -> Mapping[str, str]:
         return fitted(made, name, said)
 
     parameters = plan.model_dump(mode="json", include={"architecture", "optimisation"})
-    return _trained("distil", parameters, inputs, compute, plan.optimisation.seed)
-
-
-def _trained(
-    kind: str, parameters: dict[str, Any], inputs: Mapping[str, str], compute: Any, seed: int
-) -> Mapping[str, str]:
-    done: Done = once(kind, 1, parameters, inputs, compute, seed=seed)
-    return done.outputs
+    return recorded("distil", 1, parameters, inputs, compute, seed=plan.optimisation.seed)
 
 
 def fitted(files: Mapping[str, Path], name: str, said: dict[str, str]) -> dict[str, Output]:

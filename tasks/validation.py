@@ -1,21 +1,20 @@
 """Errors, dynamics and speed of checkpoints."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from prefect import task
 
 from db import artifacts
-from db.steps import Output, once
+from db.steps import Output
 from models.campaign import Campaign
 from models.validation import acceptance
 from tasks.children import in_child
 from tasks.progress import progress, steps
+from tasks.records import paths, read, recorded
 
 
-@task(task_run_name="errors-of-{name}")
+@task(name="measure errors", task_run_name="errors-{name}")
 def measure_errors(
     name: str,
     checkpoint: str,
@@ -31,7 +30,7 @@ def measure_errors(
         path = in_child(
             acceptance.measure_errors,
             artifacts.path(checkpoint),
-            {role: artifacts.path(id_) for role, id_ in datasets.items()},
+            paths(datasets),
             work,
             e0s=artifacts.path(e0s) if e0s else None,
             teacher=artifacts.path(teacher) if teacher else None,
@@ -39,10 +38,10 @@ def measure_errors(
         return {"errors": Output(path=path, kind="evaluation", name=f"{name}-errors")}
 
     inputs = {"checkpoint": checkpoint, **datasets, **more}
-    return once("measure_errors", 1, {}, inputs, compute).outputs["errors"]
+    return recorded("measure_errors", 1, {}, inputs, compute)["errors"]
 
 
-@task(task_run_name="simulate-{name}")
+@task(name="simulate", task_run_name="simulate-{name}")
 def simulate(name: str, campaign: Campaign, checkpoint: str, starts_from: str) -> Mapping[str, str]:
     """Ids of the trajectories of a checkpoint, and of what they tell."""
     compared = campaign.comparable_reference is not None
@@ -66,30 +65,23 @@ def simulate(name: str, campaign: Campaign, checkpoint: str, starts_from: str) -
         }
 
     parameters = {**campaign.simulation.model_dump(exclude={"seed"}), "compare_rdf": compared}
-    return once("simulate", 1, parameters, inputs, compute, seed=campaign.simulation.seed).outputs
+    return recorded("simulate", 1, parameters, inputs, compute, seed=campaign.simulation.seed)
 
 
-@task
-def measure_speed(teacher: str, student: str, starts_from: str) -> str:
+@task(name="measure speed", task_run_name="speed-of-student")
+def measure_speed(teacher: str, student: str, starts_from: str, replicas: int) -> str:
     """The id of a measurement of the student's speed over its teacher's, on this machine."""
     inputs = {"teacher": teacher, "student": student, "starts_from": starts_from}
 
     def compute(work: Path) -> dict[str, Output]:
-        files = [artifacts.path(id_) for id_ in inputs.values()]
-        path = in_child(acceptance.measure_speed, *files, work)
+        path = in_child(acceptance.measure_speed, *paths(inputs).values(), replicas, work)
         return {"speed": Output(path=path, kind="measurement", name="student-speed")}
 
-    return once("measure_speed", 1, {}, inputs, compute).outputs["speed"]
+    return recorded("measure_speed", 1, {"replicas": replicas}, inputs, compute)["speed"]
 
 
-@task
+@task(name="rank", task_run_name="rank-candidates")
 def rank(histories: Mapping[str, str]) -> str:
     """The candidate with the lowest force error on the validation set; the test set has no say."""
     found = {kind: read(id_) for kind, id_ in histories.items()}
     return min(found, key=lambda kind: found[kind]["epochs"][found[kind]["best_epoch"]]["target_forces_mae"])
-
-
-def read(artifact_id: str) -> dict[str, Any]:
-    """The content of a JSON artifact."""
-    content: dict[str, Any] = json.loads(artifacts.path(artifact_id).read_text(encoding="utf-8"))
-    return content

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -54,7 +53,7 @@ class SmallMace(BaseModel):
             "radial_type": "bessel",
             "pair_repulsion": True,
             "distance_transform": "None",
-            "atomic_inter_scale": [float(np.sqrt((forces**2).mean()))],
+            "atomic_inter_scale": [float(forces.square().mean().sqrt())],
             "atomic_inter_shift": [0.0],
             "heads": [head],
         }

@@ -10,12 +10,15 @@ from models import losses
 from models.datasets import fingerprint, read_structures, write_structures
 from models.distillation.students import SmallMace
 from models.dynamics import trajectories
+from models.e0s import count_elements, ridge_fit
 from models.finetuning import save_fit
 from models.graphs import graph
 from models.potentials import Potential, load
 from models.pseudolabels import pseudolabel
 from models.strategies import TARGET_HEAD
 from models.training import Optimisation, Report, TrainingSetup, fit
+
+_RIDGE = 1e-8  # as for the E0s of the target level
 
 
 def pool(
@@ -54,6 +57,19 @@ def label_pool(
     return path
 
 
+def bound_e0s(teacher: Potential, lessons: Sequence[Atoms], elements: Sequence[int]) -> dict[int, float]:
+    """The teacher's E0s plus the mean binding energy per atom of each element in `lessons`, eV.
+
+    A network of a few thousand weights learns small differences quickly and several eV per atom
+    slowly. The price: these are no longer energies of isolated atoms, which a student never meets.
+    """
+    counts = count_elements(lessons, elements)
+    e0s = np.array([teacher.e0s()[z] for z in elements])
+    energies = np.array([atoms.info["REF_energy"] for atoms in lessons])
+    bound = e0s + ridge_fit(counts, energies - counts @ e0s, _RIDGE)
+    return dict(zip(elements, map(float, bound), strict=True))
+
+
 def distil(
     student: SmallMace,
     optimisation: Optimisation,
@@ -71,11 +87,11 @@ def distil(
     taught_by = load(teacher)
     frames = {role: read_structures(path) for role, path in data.items()}
     present = sorted({int(z) for items in frames.values() for atoms in items for z in atoms.numbers})
-    e0s = {z: taught_by.e0s()[z] for z in present}
     held_out = {fingerprint(atoms) for atoms in frames["valid"]}
     lessons = [
         a for role in ("train", "teacher_labels") for a in frames[role] if fingerprint(a) not in held_out
     ]
+    e0s = bound_e0s(taught_by, lessons, present)
     train = [graph(a, present, student.cutoff) for a in lessons]
     network = student.network(e0s, train, optimisation.seed)
     setup = TrainingSetup(

@@ -19,7 +19,7 @@ from models.dynamics.limits import Failure, Limits
 from models.dynamics.neighbours import VerletList
 from models.dynamics.trajectories import Trajectory
 from models.graphs import Graph, Prediction
-from models.potentials import Potential
+from models.potentials import Potential, compiled
 
 SKIN = 0.6  # Å; a liquid at room temperature then needs a new list every 20 to 40 steps
 
@@ -176,6 +176,7 @@ def run(
     watches = {id(r): _Watch(stop_on, target, integrator.time_step) for r in replicas}
 
     half = 0.5 * integrator.time_step * units.fs
+    potential = compiled(potential)
     running = list(replicas)
     _evaluate(potential, running)
     for step in range(steps + 1):

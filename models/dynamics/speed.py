@@ -8,19 +8,21 @@ from statistics import median
 from ase import Atoms
 
 from models.dynamics.md import VelocityVerlet, run
-from models.potentials import Potential
+from models.potentials import Potential, compiled
 
 _WARM_UP = 10  # steps; TorchScript compiles during the first ones
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedComparison:
-    """Seconds per step of one replica with potentials a and b.
+    """Seconds per step of all replicas together with potentials a and b.
 
-    `ratio` is the median over the rounds of a's time over b's in the same round: above one, b is the
-    faster. `rounds` are the pairs of seconds per step, in the order measured.
+    `n_atoms` of all `n_replicas` together. `ratio` is the median over the rounds of a's time over b's
+    in the same round: above one, b is the faster. `rounds` are the pairs of seconds per step, in the
+    order measured.
     """
 
+    n_replicas: int
     n_atoms: int
     steps: int
     seconds_per_step_a: float
@@ -29,12 +31,12 @@ class SpeedComparison:
     rounds: Sequence[tuple[float, float]]
 
 
-def seconds_per_step(potential: Potential, start: Atoms, steps: int) -> float:
-    """Wall time of one step of one replica at constant energy from 300 K, s."""
+def seconds_per_step(potential: Potential, starts: Sequence[Atoms], steps: int) -> float:
+    """Wall time of one step of all replicas at constant energy from 300 K, s."""
     began = time.perf_counter()
     run(
         potential,
-        [start],
+        starts,
         VelocityVerlet(time_step=0.5),
         steps=steps,
         seed=0,
@@ -45,14 +47,16 @@ def seconds_per_step(potential: Potential, start: Atoms, steps: int) -> float:
 
 
 def compare_speed(
-    a: Potential, b: Potential, start: Atoms, *, steps: int = 20, rounds: int = 5
+    a: Potential, b: Potential, starts: Sequence[Atoms], *, steps: int = 30, rounds: int = 7
 ) -> SpeedComparison:
-    """Time `steps` steps from `start` with a, b, a, b, …, so that a busy machine slows both alike."""
+    """Time `steps` steps from `starts` with a, b, a, b, …, so that a busy machine slows both alike."""
+    a, b = compiled(a), compiled(b)
     for potential in (a, b):
-        seconds_per_step(potential, start, _WARM_UP)
-    times = [(seconds_per_step(a, start, steps), seconds_per_step(b, start, steps)) for _ in range(rounds)]
+        seconds_per_step(potential, starts, _WARM_UP)
+    times = [(seconds_per_step(a, starts, steps), seconds_per_step(b, starts, steps)) for _ in range(rounds)]
     return SpeedComparison(
-        n_atoms=len(start),
+        n_replicas=len(starts),
+        n_atoms=sum(map(len, starts)),
         steps=steps,
         seconds_per_step_a=median(t for t, _ in times),
         seconds_per_step_b=median(t for _, t in times),

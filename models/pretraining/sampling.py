@@ -65,16 +65,19 @@ def trajectory(
     return [frame for frame in kept if np.abs(frame.arrays["REF_forces"]).max() < MAX_FORCE]
 
 
-def _worker(out: Path, worker: int, method: Method, trajectories: int, seed: int) -> None:
+def _worker(
+    out: Path, worker: int, method: Method, families: list[str], trajectories: int, frames: int, seed: int
+) -> None:
     rng = np.random.default_rng([seed, worker])
-    names, shares = zip(*((n, share) for n, (_, share) in FAMILIES.items()), strict=True)
-    path = out / f"labels-{worker}.extxyz"
+    shares = [FAMILIES[name][1] for name in families]
+    path = out / f"labels-{seed}-{worker}.extxyz"
     for index in range(trajectories):
-        family = str(rng.choice(names, p=np.array(shares) / np.sum(shares)))
+        family = str(rng.choice(families, p=np.array(shares) / np.sum(shares)))
         start, charge = FAMILIES[family][0](rng)
-        frames = trajectory(f"{family}-{worker}-{index}", family, start, charge, method, rng)
-        if frames:
-            write(path, frames, format="extxyz", append=True)
+        name = f"{family}-{seed}-{worker}-{index}"
+        labelled = trajectory(name, family, start, charge, method, rng, frames=frames)
+        if labelled:
+            write(path, labelled, format="extxyz", append=True)
 
 
 def main() -> None:
@@ -82,7 +85,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--method", default="GFN1-xTB")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
     parser.add_argument("--trajectories", type=int, default=250, help="per worker")
+    parser.add_argument(
+        "--frames", type=int, default=12, help="of each trajectory; each is rattled once more"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -91,7 +98,10 @@ def main() -> None:
     )
     context = multiprocessing.get_context("spawn")
     jobs = [
-        context.Process(target=_worker, args=(args.out, w, args.method, args.trajectories, args.seed))
+        context.Process(
+            target=_worker,
+            args=(args.out, w, args.method, args.families, args.trajectories, args.frames, args.seed),
+        )
         for w in range(args.workers)
     ]
     for job in jobs:

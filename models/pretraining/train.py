@@ -1,14 +1,17 @@
 """Pre-train the shipped foundation on the labels that `models.pretraining.sampling` made.
 
-Run `python -m models.pretraining.train --labels DIR --out DIR --workers 2`. A killed run goes on
+Run `python -m models.pretraining.train --labels DIR [DIR ...] --out DIR --workers 2`. A killed run goes on
 from its last epoch. One process per worker, gradients averaged over them, one thread each.
 """
 
 import argparse
-import ctypes
+import io
 import json
 import logging
+import lzma
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,7 @@ from ase.io import read
 from torch.multiprocessing.spawn import spawn
 
 from models import losses, potentials
-from models.datasets import Split, Splitting, split
+from models.datasets import PARTS, Splitting, split
 from models.graphs import graphs
 from models.training import Optimisation, TrainingSetup, fit
 
@@ -63,35 +66,41 @@ def architecture(e0s: dict[int, float], frames: list[Atoms]) -> dict[str, object
     }
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks: training allocates the same large ones at every step."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:
-        return  # another C library: slower, not wrong
-    m_mmap_threshold, m_trim_threshold = -3, -1
-    libc.mallopt(m_mmap_threshold, 1 << 30)
-    libc.mallopt(m_trim_threshold, 2**31 - 1)
+def read_dataset(folders: Sequence[Path]) -> tuple[dict[str, list[Atoms]], dict[int, float]]:
+    """Labelled frames by part, and the E0s (eV) of the free atoms.
 
-
-def read_dataset(folder: Path) -> tuple[list[Atoms], Split, dict[int, float]]:
-    """All labelled frames, their split by trajectory, and the E0s (eV) of the free atoms."""
-    frames = [frame for path in sorted(folder.glob("labels-*.extxyz")) for frame in read(path, ":")]
-    atoms = read(folder / "isolated_atoms.extxyz", ":")
+    Each folder is split by itself, so that what one training has held out stays held out when
+    another folder is added.
+    """
+    dataset: dict[str, list[Atoms]] = {part: [] for part in PARTS}
+    for folder in folders:
+        frames = [frame for path in sorted(folder.glob("labels*.extxyz*")) for frame in _read(path)]
+        for part, indices in split(frames, SPLITTING, str(folder)).indices.items():
+            dataset[part] += [frames[i] for i in indices]
+    atoms = read(folders[0] / "isolated_atoms.extxyz", ":")
     e0s = {atomic_numbers[a.get_chemical_symbols()[0]]: float(a.info["REF_energy"]) for a in atoms}
-    return frames, split(frames, SPLITTING, str(folder)), e0s
+    return dataset, e0s
 
 
-def _worker(rank: int, world: int, labels: Path, out: Path, epochs: int) -> None:
+def _read(path: Path) -> list[Atoms]:
+    content = path.read_bytes()
+    text = (lzma.decompress(content) if path.suffix == ".xz" else content).decode()
+    # From memory: ASE seeks back and forth, which a compressed file answers by starting over.
+    return list(read(io.StringIO(text), ":", format="extxyz"))
+
+
+def _worker(rank: int, world: int, args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    keep_freed_memory()
     if world > 1:
-        dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=world)
-    frames, parts, e0s = read_dataset(labels)
-    train = [frames[i] for i in parts.indices["train"]]
+        dist.init_process_group(
+            "gloo", init_method=f"file://{args.out}/rendezvous", rank=rank, world_size=world
+        )
+    dataset, e0s = read_dataset(args.labels)
     torch.manual_seed(0)
-    network = potentials.build(architecture(e0s, train))
+    network = potentials.build(architecture(e0s, dataset["train"]))
+    if args.start is not None:
+        network = potentials.load(args.start).network
     described = potentials.Potential(
         network=network,
         level_of_theory={"Default": LEVEL},
@@ -99,36 +108,37 @@ def _worker(rank: int, world: int, labels: Path, out: Path, epochs: int) -> None
     )
     setup = TrainingSetup(
         network=network,
-        train=graphs(train, described),
-        valid={"target": graphs([frames[i] for i in parts.indices["valid"]], described)},
+        train=graphs(dataset["train"], described),
+        valid={"target": graphs(dataset["valid"], described)},
         weights=[WEIGHTS],
     )
-    optimisation = OPTIMISATION.model_copy(update={"epochs": epochs})
+    changed = {"epochs": args.epochs, "learning_rate": args.learning_rate}
+    optimisation = OPTIMISATION.model_copy(update=changed)
 
     def record(row: dict[str, object]) -> None:
         if rank == 0:
-            with (out / "history.jsonl").open("a") as file:
+            with (args.out / "history.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
-    fitted = fit(setup, optimisation, state_path=out / "state.pt", report=record)
+    fitted = fit(setup, optimisation, state_path=args.out / "state.pt", report=record)
     if rank == 0:
-        finished = potentials.Potential(
-            network=fitted.network, level_of_theory=described.level_of_theory, provenance=described.provenance
-        )
-        potentials.save(finished, out / "temper-gfn1.safetensors")
+        potentials.save(replace(described, network=fitted.network), args.out / "temper-gfn1.safetensors")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--labels", type=Path, required=True)
+    parser.add_argument("--labels", type=Path, nargs="+", required=True, help="folders of labels")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="go on from this checkpoint instead of from scratch")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=OPTIMISATION.epochs)
+    parser.add_argument("--learning-rate", type=float, default=OPTIMISATION.learning_rate)
     args = parser.parse_args()
+    args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "rendezvous").unlink(missing_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    spawn(_worker, (args.workers, args.labels.resolve(), args.out.resolve(), args.epochs), args.workers)
+    spawn(_worker, (args.workers, args), args.workers)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from typing import Literal
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator
-from ase.calculators.singlepoint import SinglePointCalculator
 
 Method = Literal["GFN1-xTB", "GFN2-xTB"]
 
@@ -52,8 +51,3 @@ def relabelled(frame: Atoms, method: Method) -> Atoms:
         method, charge=frame.info.get("charge", 0), multiplicity=frame.info.get("multiplicity", 1)
     )
     return labelled_copy(fresh)
-
-
-def single_point(atoms: Atoms) -> SinglePointCalculator:
-    """The `REF_` labels of `atoms` as an ASE calculator."""
-    return SinglePointCalculator(atoms, energy=atoms.info["REF_energy"], forces=atoms.arrays["REF_forces"])

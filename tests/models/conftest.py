@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,8 @@ from ase.build import bulk, molecule
 
 from models import potentials
 from models.potentials import Potential
+from models.reference.xtb import calculator, labelled_copy
+from models.systems.packing import pack
 
 ELEMENTS = [1, 8, 11, 17]
 
@@ -46,6 +50,40 @@ def tiny_potential() -> Potential:
     }
     network = potentials.build(description, torch.float64)
     return Potential(network=network.eval(), level_of_theory={"Default": "none"}, provenance={"name": "tiny"})
+
+
+@pytest.fixture(scope="session")
+def two_heads(tiny_potential: Potential) -> Potential:
+    """The tiny network with the heads `replay` and `target`, 3 eV per atom apart."""
+    old = tiny_potential.e0s()
+    e0s = {"replay": old, "target": {z: e - 3.0 for z, e in old.items()}}
+    network = potentials.with_heads(tiny_potential, e0s)
+    return Potential(network=network.eval(), level_of_theory=dict.fromkeys(e0s, "none"), provenance={})
+
+
+@pytest.fixture(scope="session")
+def tiny_foundation(tiny_potential: Potential, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of the tiny network in float32, as a foundation is."""
+    path = tmp_path_factory.mktemp("foundation") / "tiny.safetensors"
+    potentials.save(tiny_potential, path)
+    potentials.save(potentials.load(path, torch.float32), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def labelled_waters() -> list[Atoms]:
+    """Six short trajectories of one or two water molecules, labelled at GFN2-xTB."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for trajectory in range(6):
+        start = pack([molecule("H2O")] * (1 + trajectory % 2), rng, closest=1.8)
+        for _ in range(4):
+            frame = start.copy()
+            frame.positions += rng.normal(scale=0.05, size=frame.positions.shape)
+            frame.calc = calculator("GFN2-xTB")
+            frame.info |= {"trajectory": f"w{trajectory}", "family": "water"}
+            frames.append(labelled_copy(frame))
+    return frames
 
 
 @pytest.fixture

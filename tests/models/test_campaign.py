@@ -1,0 +1,222 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ase.build import molecule
+
+from models.campaign import Campaign, CampaignError, find, load, load_campaign
+from models.datasets import DataError, write_structures
+from models.foundation import FoundationError
+
+
+def test_every_shipped_campaign_is_sound():
+    campaign = load_campaign("nacl")
+    assert campaign.name == "nacl"
+    assert campaign.comparable_reference is not None
+    assert {candidate.kind for candidate in campaign.candidates} == {"naive", "pseudolabelled_replay"}
+
+
+@pytest.fixture
+def content(tmp_path, labelled_waters) -> dict[str, Any]:
+    """A campaign on water, whose files are all in the test's folder."""
+    write_structures(tmp_path / "labels.xyz", labelled_waters)
+    return {
+        "name": "water",
+        "labels": {
+            "path": "labels.xyz", "level_of_theory": "GFN2-xTB", "licence": "MIT", "citation": "ours",
+            "units": {"energy": "eV", "forces": "eV/Å"},
+        },
+        "candidates": [{"kind": "naive"}, {"kind": "pseudolabelled_replay"}],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def written(content, tmp_path) -> str:
+    return save(content, tmp_path)
+
+
+def save(content: Any, folder: Path) -> str:
+    path = folder / "water.yaml"
+    path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    return str(path)
+
+
+def test_paths_are_those_beside_the_file(written, tmp_path):
+    assert load_campaign(written).labels.path == tmp_path / "labels.xyz"
+
+
+def change(content: dict[str, Any], place: str, value: Any) -> None:
+    *sections, last = (int(part) if part.isdigit() else part for part in place.split("."))
+    for section in sections:
+        content = content.setdefault(section, {}) if isinstance(content, dict) else content[section]
+    content[last] = value
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (
+            "candidates.0.optimisation",
+            {"learning_rat": 1.0},
+            "candidates.0.naive.optimisation.learning_rat: unknown key",
+        ),
+        (
+            "gate.force_improvment",
+            0.3,
+            "gate.force_improvment: unknown key; check its spelling and its section",
+        ),
+        ("labels.units", {"energy": "eV"}, "labels.units.forces: is missing; add it"),
+        ("labels.units.energy", "ev", "labels.units.energy: Input should be 'eV', 'meV'"),
+        ("labels.level_of_theory", "", "labels.level_of_theory: String should have at least 1 character"),
+        ("candidates", [], "candidates: Tuple should have at least 1 item"),
+        ("candidates", [{"kind": "naive"}] * 2, "campaign: candidates: naive, naive name one strategy twice"),
+        (
+            "candidates.0.kind",
+            "magic",
+            "candidates.0: Input tag 'magic' found using 'kind' does not match any of",
+        ),
+        ("split", {"valid": 0.6, "test": 0.4}, "split: valid and test together leave nothing to train on"),
+        ("name", "Water!", "name: String should match pattern"),
+        ("labels", "labels.xyz", "labels: Input should be a valid dictionary or instance of Labels"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_naming_its_place(place, value, message, content, tmp_path):
+    change(content, place, value)
+    with pytest.raises(CampaignError) as caught:
+        load_campaign(save(content, tmp_path))
+    said = str(caught.value)
+    assert f"water.yaml: {message}" in said
+    assert "\n" not in said
+    assert len(said) < 400
+
+
+def test_two_mistakes_are_two_lines(content, tmp_path):
+    change(content, "name", "Water!")
+    change(content, "gate.drift", -1.0)
+    with pytest.raises(CampaignError) as caught:
+        load(Path(save(content, tmp_path)))
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == ["name", "gate.drift"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "error", "message"),
+    [
+        ("labels.path", "absent.xyz", DataError, r"absent\.xyz: no such file"),
+        ("replay.path", "absent.xyz", DataError, r"absent\.xyz: no such file"),
+        (
+            "labels.names",
+            {"energy": "E"},
+            DataError,
+            r"labels\.xyz, frame 0: no energy under 'E'; it has .*REF_energy",
+        ),
+        ("labels.names", {"stress": "S"}, DataError, r"both names\.stress and units\.stress"),
+        ("foundation.name", "smal", FoundationError, "'smal' is neither a file nor known"),
+        ("e0s.policy", "isolated_atoms", DataError, "no frame with config_type=IsolatedAtom for H, O"),
+    ],
+)
+def test_an_input_that_cannot_be_used_is_found_before_anything_runs(
+    place, value, error, message, content, tmp_path
+):
+    change(content, place, value)
+    with pytest.raises(error, match=message):
+        load_campaign(save(content, tmp_path))
+
+
+def test_a_label_that_is_no_number_is_named(written, tmp_path, labelled_waters):
+    frames = [frame.copy() for frame in labelled_waters]
+    frames[5].info["REF_energy"] = float("nan")
+    write_structures(tmp_path / "labels.xyz", frames)
+    with pytest.raises(DataError, match=r"labels\.xyz, frame 5: energy under 'REF_energy' is not finite"):
+        load_campaign(written)
+
+
+def test_one_structure_in_several_trajectories_is_named(written, tmp_path, labelled_waters):
+    twins = [labelled_waters[0].copy() for _ in range(3)]
+    for name, twin in zip("abc", twins, strict=True):
+        twin.info["trajectory"] = name
+    write_structures(tmp_path / "labels.xyz", twins)
+    with pytest.raises(DataError, match=r"labels\.xyz: structure 0 of \w+ \(H2O\) is .* must not overlap"):
+        load_campaign(written)
+
+
+@pytest.mark.parametrize("section", ["labels", "replay"])
+def test_an_element_that_the_foundation_does_not_know_is_named(section, content, tmp_path, labelled_waters):
+    strange = labelled_waters[5].copy()
+    strange.numbers[0] = 79
+    write_structures(tmp_path / "strange.xyz", [*labelled_waters, strange])
+    change(content, f"{section}.path", "strange.xyz")
+    with pytest.raises(
+        DataError,
+        match=r"strange\.xyz, frame 24 \(\w*Au\w*\): the foundation temper-gfn1 does not know Au; it",
+    ):
+        load_campaign(save(content, tmp_path))
+
+
+def test_files_that_are_no_campaign(tmp_path):
+    with pytest.raises(
+        CampaignError, match=r"no campaign named 'nacll'; shipped: .*nacl.* A path must end in \.yaml"
+    ):
+        find("nacll")
+    with pytest.raises(CampaignError, match=r"absent\.yaml: no such campaign file"):
+        load(tmp_path / "absent.yaml")
+    with pytest.raises(CampaignError, match=r"water\.yaml: a campaign is a mapping of sections, not list"):
+        load(Path(save([1, 2], tmp_path)))
+    (tmp_path / "bad.yaml").write_text("name: [unclosed")
+    with pytest.raises(CampaignError, match=r"bad\.yaml: not valid YAML"):
+        load(tmp_path / "bad.yaml")
+
+
+def test_other_labels_need_their_level_and_bring_no_licence(written, tmp_path, labelled_waters, monkeypatch):
+    for given in ({"labels": "other.xyz"}, {"level_of_theory": "MP2"}):
+        with pytest.raises(CampaignError, match="give labels and level_of_theory together"):
+            load_campaign(written, **given)
+    (tmp_path / "elsewhere").mkdir()
+    write_structures(tmp_path / "elsewhere" / "other.xyz", labelled_waters)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    labels = load_campaign(written, labels="other.xyz", level_of_theory="MP2").labels
+    assert labels.path == tmp_path / "elsewhere" / "other.xyz"
+    assert (labels.level_of_theory, labels.licence, labels.citation) == ("MP2", "unknown", "")
+    assert load_campaign(written).labels.licence == "MIT"
+
+
+def test_trajectories_of_another_level_are_no_reference(content, tmp_path):
+    content["reference"] = {"path": "labels.xyz", "level_of_theory": "GFN2-xTB", "temperature": 300.0}
+    path = save(content, tmp_path)
+    assert load_campaign(path).comparable_reference is not None
+    other = load_campaign(path, labels=str(tmp_path / "labels.xyz"), level_of_theory="MP2")
+    assert other.comparable_reference is None
+
+
+def test_the_foundation_can_be_replaced(written, tiny_foundation):
+    assert load_campaign(written, foundation=str(tiny_foundation)).foundation.name == str(tiny_foundation)
+
+
+def test_an_override_does_not_hide_a_section_of_the_wrong_kind(content, tmp_path):
+    content["split"] = "trajectory"
+    with pytest.raises(CampaignError, match="split: is a mapping of fields, not 'trajectory'"):
+        load_campaign(save(content, tmp_path), seed=1)
+
+
+def seeds(value: Any) -> list[int]:
+    if isinstance(value, dict):
+        return [v for k, v in value.items() if k == "seed"] + [s for v in value.values() for s in seeds(v)]
+    return [s for item in value for s in seeds(item)] if isinstance(value, list | tuple) else []
+
+
+def test_one_seed_reaches_every_seed(written):
+    before, after = load_campaign(written), load_campaign(written, seed=7)
+    assert set(seeds(before.model_dump())) == {0}
+    assert set(seeds(after.model_dump())) == {7}
+    assert len(seeds(after.model_dump())) == len(seeds(before.model_dump())) >= 7
+    assert Campaign.model_validate(after.model_dump()) == after
+
+
+def test_molecules_without_trajectories_are_too_few(content, tmp_path):
+    twins = [molecule("H2O") for _ in range(2)]
+    for frame in twins:
+        frame.info["REF_energy"] = -14.0
+        frame.arrays["REF_forces"] = frame.positions * 0.0
+    write_structures(tmp_path / "labels.xyz", twins)
+    with pytest.raises(DataError, match="only 1 groups by chemical formula"):
+        load_campaign(save(content, tmp_path))

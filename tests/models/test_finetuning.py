@@ -1,0 +1,128 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models import potentials
+from models.datasets import read_structures, write_structures
+from models.distillation.students import SmallMace
+from models.distillation.training import distil, label_pool, pool
+from models.dynamics import md, trajectories
+from models.e0s import E0Policy, read_e0s, refit_file
+from models.finetuning import fine_tune
+from models.graphs import graphs, predict
+from models.pseudolabels import pseudolabel, replay_set
+from models.strategies import Naive, PseudolabelledReplay
+from models.training import Optimisation
+
+QUICK = Optimisation(learning_rate=0.003, ema_decay=0.5, epochs=2, max_edges=80)
+
+
+@pytest.fixture(scope="module")
+def files(tiny_foundation, labelled_waters, tmp_path_factory) -> dict[str, Path]:
+    """Everything a candidate is made from."""
+    folder = tmp_path_factory.mktemp("files")
+    made = {"foundation": tiny_foundation, "train": folder / "train.xyz", "valid": folder / "valid.xyz"}
+    write_structures(made["train"], labelled_waters[:16])
+    write_structures(made["valid"], labelled_waters[16:])
+    write_structures(folder / "all.xyz", labelled_waters)
+    made["e0s"], _ = refit_file(tiny_foundation, made["train"], None, E0Policy(), folder)
+    replay = replay_set(tiny_foundation, folder / "all.xyz", 20, 0, folder)
+    return made | {role: replay[role].path for role in ("replay_train", "replay_valid")}
+
+
+@pytest.mark.parametrize("strategy", [Naive(optimisation=QUICK), PseudolabelledReplay(optimisation=QUICK)])
+def test_the_same_inputs_give_the_same_bytes(strategy, files, tmp_path):
+    made = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        made.append(fine_tune(strategy, files, "GFN2-xTB", {"name": "water"}, tmp_path / name))
+    assert made[0].keys() == made[1].keys() == {"checkpoint", "history"}
+    assert all(made[0][role].read_bytes() == made[1][role].read_bytes() for role in made[0])
+    specialist = potentials.load(made[0]["checkpoint"])
+    assert dict(specialist.level_of_theory) == {"target": "GFN2-xTB"}
+    assert specialist.provenance == {"name": "water"}
+    assert specialist.e0s() == read_e0s(files["e0s"])
+    history = json.loads(made[0]["history"].read_text())
+    assert [row["epoch"] for row in history["epochs"]] == [0, 1, 2]
+    assert 0 <= history["best_epoch"] <= 2
+
+
+def test_pseudolabels_are_the_models_own_and_replace_others(tiny_potential, labelled_waters, salt_crystal):
+    frames = [labelled_waters[0].copy(), salt_crystal]
+    frames[0].info["REF_stress"] = np.eye(3)
+    labelled = pseudolabel(tiny_potential, frames, stress=True)
+    for frame, prediction in zip(
+        labelled, predict(tiny_potential, graphs(frames, tiny_potential)), strict=True
+    ):
+        assert frame.info["REF_energy"] == pytest.approx(prediction.energy)
+        assert frame.arrays["REF_forces"] == pytest.approx(prediction.forces)
+    assert ["REF_stress" in frame.info for frame in labelled] == [False, True]
+    assert labelled[0].info["trajectory"] == "w0"
+    assert frames[0].info["REF_energy"] == labelled_waters[0].info["REF_energy"]
+
+
+def test_a_prediction_that_is_no_number_is_named(tiny_foundation, labelled_waters):
+    potential = potentials.load(tiny_foundation)
+    potentials.set_e0s(potential.network, [[float("nan")] * 4])
+    with pytest.raises(FloatingPointError, match=r"structure 0 \(H2O\): prediction is not finite"):
+        pseudolabel(potential, labelled_waters[:1])
+
+
+def test_the_replay_set_keeps_its_own_labels_only_for_the_test(tiny_foundation, labelled_waters, tmp_path):
+    write_structures(tmp_path / "all.xyz", labelled_waters)
+    parts = replay_set(tiny_foundation, tmp_path / "all.xyz", 22, 0, tmp_path)
+    assert {role: part.contents["labels_from"] for role, part in parts.items()} == {
+        "replay_train": "foundation", "replay_valid": "foundation", "replay_test": "reference",
+    }  # fmt: skip
+    assert sum(part.contents["n_structures"] for part in parts.values()) == 22
+    own = {atoms.info["REF_energy"] for atoms in labelled_waters}
+    energies = {role: {a.info["REF_energy"] for a in read_structures(p.path)} for role, p in parts.items()}
+    assert energies["replay_test"] <= own
+    assert not energies["replay_train"] & own
+
+
+def test_the_pool_is_half_dynamics_and_half_rattled(labelled_waters):
+    dynamics = [atoms.copy() for atoms in labelled_waters for _ in range(2)]
+    structures = pool(labelled_waters, dynamics, 20, 0.05, seed=0)
+    assert len(structures) == 20
+    known = {atoms.positions.tobytes() for atoms in labelled_waters}
+    assert [atoms.positions.tobytes() in known for atoms in structures] == [True] * 10 + [False] * 10
+    assert all(not atoms.info and "REF_forces" not in atoms.arrays for atoms in structures)
+    again = pool(labelled_waters, dynamics, 20, 0.05, seed=0)
+    assert all((a.positions == b.positions).all() for a, b in zip(structures, again, strict=True))
+    assert len(pool(labelled_waters, dynamics[:2], 20, 0.05, seed=0)) == 20
+
+
+@pytest.mark.parametrize(
+    "student", [SmallMace(channels=4), SmallMace(channels=4, max_l=1, layers=1, cutoff=3.0)]
+)
+def test_a_student_learns_from_its_teacher(student, files, tmp_path):
+    # Any network with the head "target" can teach.
+    foundation = potentials.load(files["foundation"])
+    teacher = potentials.Potential(
+        network=potentials.with_heads(foundation, {"target": read_e0s(files["e0s"])}).eval(),
+        level_of_theory={"target": "GFN2-xTB"}, provenance={},
+    )  # fmt: skip
+    potentials.save(teacher, tmp_path / "teacher")
+    start = read_structures(files["train"])[:1]
+    runs = md.run(
+        teacher, start, md.Langevin(time_step=0.5, temperature=300.0, friction=0.02), steps=20, seed=0,
+        save_every=4, velocities_from_temperature=300.0,
+    )  # fmt: skip
+    trajectories.save(runs, tmp_path / "dynamics")
+    labels = label_pool(tmp_path / "teacher", files["train"], tmp_path / "dynamics", 24, 0.05, 0, tmp_path)
+    assert len(read_structures(labels)) == 24
+    data = {"train": files["train"], "valid": files["valid"], "teacher_labels": labels}
+    made = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        made.append(distil(student, QUICK, tmp_path / "teacher", data, {"name": "engine"}, tmp_path / name))
+    assert all(made[0][role].read_bytes() == made[1][role].read_bytes() for role in made[0])
+    engine = potentials.load(made[0]["checkpoint"])
+    assert (engine.heads, engine.symbols, engine.cutoff) == (["target"], ["H", "O"], student.cutoff)
+    assert engine.e0s() == {z: teacher.e0s()[z] for z in (1, 8)}
+    assert dict(engine.level_of_theory) == {"target": "GFN2-xTB"}
+    rows = json.loads(made[0]["history"].read_text())["epochs"]
+    assert rows[-1]["loss"] < rows[1]["loss"]

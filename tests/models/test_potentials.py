@@ -1,0 +1,178 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from safetensors.torch import load_file, save_file
+
+from models import potentials
+from models.dynamics import trajectories
+from models.graphs import Prediction, graphs, predict
+from models.potentials import CheckpointError, Potential
+
+
+def answers(potential: Potential, frames: list[Atoms], head: str | None = None) -> list[Prediction]:
+    return predict(potential, graphs(frames, potential, head))
+
+
+def same(a: list[Prediction], b: list[Prediction]) -> bool:
+    return all(x.energy == y.energy and (x.forces == y.forces).all() for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("name", ["tiny_potential", "two_heads"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_round_trip_keeps_bytes_and_predictions(name, dtype, request, tmp_path, salt_water):
+    potentials.save(request.getfixturevalue(name), tmp_path / "start")
+    first = potentials.load(tmp_path / "start", dtype)
+    potentials.save(first, tmp_path / "a")
+    second = potentials.load(tmp_path / "a")
+    potentials.save(second, tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert second.dtype == dtype
+    assert (second.heads, second.elements, second.e0s()) == (first.heads, first.elements, first.e0s())
+    assert (second.level_of_theory, second.provenance) == (first.level_of_theory, first.provenance)
+    for head in first.heads:
+        assert same(answers(first, [salt_water], head), answers(second, [salt_water], head))
+
+
+def test_e0s_keep_their_float64_in_a_float32_checkpoint(tiny_potential, tmp_path):
+    network = potentials.with_heads(
+        tiny_potential, {"target": dict.fromkeys(tiny_potential.elements, -12345.678901234)}
+    )
+    potentials.save(
+        Potential(network=network.float(), level_of_theory={}, provenance={}), tmp_path / "rounded"
+    )
+    potentials.set_e0s(network, np.full(4, -12345.678901234))
+    potentials.save(Potential(network=network, level_of_theory={}, provenance={}), tmp_path / "exact")
+    assert potentials.load(tmp_path / "rounded").e0s()[1] != -12345.678901234
+    assert potentials.load(tmp_path / "exact").e0s()[1] == -12345.678901234
+
+
+def test_the_header_is_read_without_the_weights(tiny_foundation):
+    described = potentials.header(tiny_foundation)
+    assert described["architecture"]["atomic_numbers"] == [1, 8, 11, 17]
+    assert described["dtype"] == "float32"
+
+
+def rewritten(source: Path, target: Path, **changes: object) -> Path:
+    described = potentials.header(source) | changes
+    save_file(load_file(source), target, {"temper": json.dumps(described)})
+    return target
+
+
+def test_files_that_are_no_checkpoint_are_refused(tiny_foundation, tmp_path):
+    whole = tiny_foundation.read_bytes()
+    (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "noise").write_bytes(b"not a checkpoint at all")
+    for name in ("cut", "noise", "absent"):
+        with pytest.raises(CheckpointError, match=f"{name}: not a readable safetensors file"):
+            potentials.load(tmp_path / name)
+    save_file({"weight": torch.zeros(2)}, tmp_path / "foreign")
+    trajectories.save([], tmp_path / "trajectories")
+    for name in ("foreign", "trajectories"):
+        with pytest.raises(CheckpointError, match=f"{name}: a safetensors file, but not a Temper checkpoint"):
+            potentials.load(tmp_path / name)
+    newer = rewritten(tiny_foundation, tmp_path / "newer", format=potentials.FORMAT + 1)
+    with pytest.raises(CheckpointError, match="format 2 is newer than 1; update Temper"):
+        potentials.load(newer)
+
+
+def test_weights_of_another_shape_are_refused_by_name(tiny_foundation, tmp_path):
+    other = potentials.header(tiny_foundation)["architecture"] | {"radial_MLP": [16, 24]}
+    with pytest.raises(CheckpointError, match=r"do not fit .*interactions\.0\.conv_tp_weights"):
+        potentials.load(rewritten(tiny_foundation, tmp_path / "wide", architecture=other))
+    weights = load_file(tiny_foundation)
+    del weights["atomic_energies_fn.atomic_energies"]
+    save_file(weights, tmp_path / "less", {"temper": json.dumps(potentials.header(tiny_foundation))})
+    with pytest.raises(CheckpointError, match=r"do not fit .*atomic_energies"):
+        potentials.load(tmp_path / "less")
+
+
+@pytest.mark.parametrize("heads", [("target",), ("replay", "target"), ("a", "b", "c")])
+def test_every_head_is_a_copy_with_the_e0s_asked_for(heads, tiny_potential, salt_water):
+    e0s = {head: {z: -0.5 * z - k for z in tiny_potential.elements} for k, head in enumerate(heads)}
+    network = potentials.with_heads(tiny_potential, e0s)
+    copied = Potential(network=network.eval(), level_of_theory={}, provenance={})
+    assert copied.heads == list(heads)
+    [before] = answers(tiny_potential, [salt_water])
+    for head in heads:
+        assert copied.e0s(head) == e0s[head]
+        shift = sum(e0s[head][z] - tiny_potential.e0s()[z] for z in salt_water.numbers)
+        [after] = answers(copied, [salt_water], head)
+        assert after.energy == pytest.approx(before.energy + shift, abs=1e-9)
+        np.testing.assert_allclose(after.forces, before.forces, atol=1e-9)
+
+
+def test_heads_need_every_e0_and_a_single_headed_start(tiny_potential, two_heads):
+    some = dict.fromkeys((1, 8, 17), 0.0)
+    with pytest.raises(ValueError, match="head 'target' has no E0 for Na"):
+        potentials.with_heads(tiny_potential, {"target": some})
+    with pytest.raises(ValueError, match=r"has heads \['replay', 'target'\]: choose one"):
+        potentials.with_heads(two_heads, {"target": two_heads.e0s()})
+
+
+def test_set_e0s_leaves_the_callers_array_alone(two_heads):
+    network = potentials.select_head(two_heads.network, "target")
+    mine = np.array([1.0, 2.0, 3.0, 4.0])
+    potentials.set_e0s(network, mine)
+    network.atomic_energies_fn.atomic_energies += 1.0
+    assert mine.tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("head", ["replay", "target"])
+def test_a_selected_head_gives_the_same_numbers(head, two_heads, tmp_path, salt_water, salt_crystal):
+    frames = [salt_water, salt_crystal]
+    potentials.save(two_heads, tmp_path / "both")
+    both = potentials.load(tmp_path / "both")
+    with torch.no_grad():  # as a training would, so that the heads differ in more than their E0s
+        for weights in both.network.readouts.parameters():
+            weights.add_(torch.linspace(-1.0, 1.0, weights.numel(), dtype=weights.dtype))
+    apart = [answers(both, frames, name)[0].forces for name in both.heads]
+    assert np.abs(apart[0] - apart[1]).max() > 1e-3
+    single = Potential(network=potentials.select_head(both.network, head), level_of_theory={}, provenance={})
+    assert single.heads == [head]
+    assert single.e0s() == both.e0s(head)
+    for a, b in zip(answers(both, frames, head), answers(single, frames), strict=True):
+        assert b.energy == pytest.approx(a.energy, abs=1e-9)
+        np.testing.assert_allclose(b.forces, a.forces, atol=1e-9)
+    assert potentials.select_head(single.network, head) is single.network
+
+
+def test_an_exported_model_opens_in_maces_own_calculator(tiny_foundation, tmp_path, salt_water):
+    from mace.calculators import MACECalculator
+
+    potential = potentials.load(tiny_foundation)
+    potentials.export_mace(potential, tmp_path / "tiny.model")
+    salt_water.calc = MACECalculator(
+        model_paths=str(tmp_path / "tiny.model"), device="cpu", default_dtype="float64"
+    )
+    [ours] = answers(potentials.load(tiny_foundation, torch.float64), [salt_water])
+    assert salt_water.get_potential_energy() == pytest.approx(ours.energy, abs=1e-6)
+    np.testing.assert_allclose(salt_water.get_forces(), ours.forces, atol=1e-5)
+
+
+def test_from_mace_reads_models_older_than_heads(tiny_potential, tmp_path, salt_water):
+    potentials.export_mace(tiny_potential, tmp_path / "tiny.model")
+    old = torch.load(tmp_path / "tiny.model", weights_only=False)
+    block = old.atomic_energies_fn
+    block.atomic_energies = block.atomic_energies[0]
+    del old.heads
+    given = block.atomic_energies.clone()
+    read = potentials.from_mace(old, level_of_theory="PBE", provenance={"name": "old"})
+    assert read.level_of_theory == {"default": "PBE"}
+    assert list(read.e0s().values()) == given.tolist()
+    assert same(answers(read, [salt_water]), answers(tiny_potential, [salt_water]))
+    halved = potentials.from_mace(old, level_of_theory="PBE", provenance={}, dtype=torch.float32)
+    assert (halved.dtype, halved.e0s()) == (torch.float32, read.e0s())
+
+
+def test_from_mace_refuses_what_it_cannot_rebuild(tiny_potential, tmp_path):
+    with pytest.raises(CheckpointError, match="Linear is not supported"):
+        potentials.from_mace(torch.nn.Linear(2, 2), level_of_theory="PBE", provenance={})
+    potentials.export_mace(tiny_potential, tmp_path / "tiny.model")
+    odd = torch.load(tmp_path / "tiny.model", weights_only=False)
+    odd.readouts[-1].non_linearity.acts[0].f = torch.nn.functional.gelu
+    with pytest.raises(CheckpointError, match=r"activation .* is not supported"):
+        potentials.from_mace(odd, level_of_theory="PBE", provenance={})

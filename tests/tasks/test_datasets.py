@@ -1,0 +1,55 @@
+"""Labels and reference trajectories on record."""
+
+from pathlib import Path
+
+import pytest
+
+from db import artifacts
+from db.errors import ConflictingMetadata
+from db.lineage import tree
+from models.campaign import Campaign, ReferenceTrajectories
+from models.datasets import read_structures
+from tasks.datasets import ingest_labels, record_reference
+
+
+def test_labels_become_parts_that_carry_their_terms(campaign: Campaign) -> None:
+    parts = ingest_labels.fn(campaign)
+    assert set(parts) == {"train", "valid", "test"}
+    for name, id_ in parts.items():
+        node = tree(id_)
+        assert node.artifact.name == f"salt-{name}"
+        assert node.artifact.metadata["level_of_theory"] == "GFN2-xTB"
+        assert node.artifact.metadata["licence"] == "CC-BY-4.0"
+        assert node.artifact.metadata["n_structures"] == 2
+        assert [parent.artifact.kind for parent in node.parents] == ["labels"]
+
+
+def test_the_parts_are_whole_trajectories(campaign: Campaign) -> None:
+    parts = ingest_labels.fn(campaign)
+    found = [
+        {frame.info["trajectory"] for frame in read_structures(artifacts.path(id_))} for id_ in parts.values()
+    ]
+    assert sorted(name for names in found for name in names) == ["t0", "t1", "t2"]
+
+
+def test_another_seed_gives_another_split_and_the_same_one_does_not(campaign: Campaign) -> None:
+    again = campaign.model_copy(update={"split": campaign.split.model_copy(update={"seed": 1})})
+    parts = ingest_labels.fn(campaign)
+    assert ingest_labels.fn(campaign) == parts
+    assert ingest_labels.fn(again) != parts
+
+
+def test_the_same_labels_cannot_be_of_two_levels(campaign: Campaign) -> None:
+    ingest_labels.fn(campaign)
+    other = campaign.labels.model_copy(update={"level_of_theory": "MP2"})
+    with pytest.raises(ConflictingMetadata, match=r"level_of_theory='GFN2-xTB', now level_of_theory='MP2'"):
+        ingest_labels.fn(campaign.model_copy(update={"labels": other}))
+
+
+def test_a_reference_says_its_level_and_temperature(campaign: Campaign, tmp_path: Path) -> None:
+    reference = ReferenceTrajectories(
+        path=campaign.labels.path, level_of_theory="GFN2-xTB", temperature=300.0, licence="MIT"
+    )
+    artifact = artifacts.get(record_reference.fn(reference))
+    assert artifact.kind == "trajectories"
+    assert artifact.metadata == {"level_of_theory": "GFN2-xTB", "temperature": 300.0, "licence": "MIT"}
