@@ -80,7 +80,7 @@ class StudentPlan(_Section):
         learning_rate=0.01, decay="cosine", ema_decay=0.995, clip_gradient=10.0, epochs=20
     )
     n_structures: int = Field(900, ge=10, description="structures that the teacher labels")
-    rattle: float = Field(0.05, gt=0, description="Å")
+    rattle: float = Field(0.1, gt=0, description="largest, Å")
     seed: int = 0
 
 

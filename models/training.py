@@ -118,13 +118,12 @@ def fit(
     *,
     state_path: Path | None = None,
     report: Report | None = None,
-    time_limit: float = math.inf,
 ) -> Fit:
     """Train `setup.network` with AdamW (no weight decay), clipping and a running average (EMA).
 
     After every epoch the averaged network is judged on each validation set and the state is saved
     to `state_path`; a later call with the same arguments goes on from there, bit for bit. Returns
-    the averaged network of the best epoch. `time_limit` (s) ends the training at an epoch's end.
+    the averaged network of the best epoch.
     Raises EmptyTraining before any work, ResumeError if the saved state is another training's, and
     Diverged where the loss stops being finite.
     """
@@ -145,7 +144,7 @@ def fit(
             average, setup, e0s, state, 0.0, optimisation.learning_rate, time.monotonic() - started, report
         )
 
-    while state.epoch < optimisation.epochs and time.monotonic() - started < time_limit:
+    while state.epoch < optimisation.epochs:
         order = np.random.default_rng([optimisation.seed, state.epoch]).permutation(len(setup.train))
         runs = list(batches(order, sizes, optimisation.max_edges))
         runs = runs[rank : len(runs) - len(runs) % world : world] if world > 1 else runs

@@ -18,7 +18,7 @@ from models.pseudolabels import pseudolabel
 from models.strategies import TARGET_HEAD
 from models.training import Optimisation, Report, TrainingSetup, fit
 
-_RIDGE = 1e-8  # as for the E0s of the target level
+_RIDGE = 1e-12  # as for the E0s of the target level
 
 
 def pool(
@@ -26,8 +26,9 @@ def pool(
 ) -> list[Atoms]:
     """`n_structures` unlabelled structures: half from dynamics, half rattled copies of labelled ones.
 
-    `rattle` is the standard deviation of each coordinate, Å. Trajectories that are shorter than
-    their half are made up for by more rattled structures.
+    `rattle` is the largest standard deviation of a coordinate, Å; each copy has its own, from zero to
+    that, so that a student knows what lies beyond thermal motion. Trajectories that are shorter
+    than their half are made up for by more rattled structures.
     """
     rng = np.random.default_rng(seed)
     chosen = list(dynamics)
@@ -37,7 +38,7 @@ def pool(
     structures = [_bare(frame) for frame in chosen]
     while len(structures) < n_structures:
         copy = _bare(labelled[int(rng.integers(len(labelled)))])
-        copy.positions += rng.normal(scale=rattle, size=copy.positions.shape)
+        copy.positions += rng.normal(scale=rng.uniform(0.0, rattle), size=copy.positions.shape)
         structures.append(copy)
     return structures
 

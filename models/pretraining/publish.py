@@ -20,11 +20,11 @@ from models.graphs import graphs, predict
 from models.potentials import load, n_parameters
 from models.pretraining.families import FAMILIES
 from models.pretraining.train import LEVEL, read_dataset
-from models.reference.xtb import relabelled
+from models.reference.xtb import Method, relabelled
 from models.validation.errors import Errors, errors
 
 NAME = "temper-gfn1"
-TARGET_LEVEL = "GFN2-xTB"
+TARGET_LEVEL: Method = "GFN2-xTB"
 TARGET_FAMILY = "nacl_aq"
 N_REPLAY = 360
 N_RELABELLED = 150

@@ -21,7 +21,7 @@ from models.dynamics.md import Langevin
 from models.dynamics.speed import compare_speed
 from models.e0s import read_e0s
 from models.graphs import graphs, predict
-from models.potentials import load, n_parameters, set_e0s
+from models.potentials import compiled, load, n_parameters, set_e0s
 from models.pseudolabels import pseudolabel
 from models.training import Report
 from models.validation import errors as metrics
@@ -126,7 +126,7 @@ def simulate(
     Replica k starts from the middle frame of trajectory k (they repeat where there are fewer).
     With `compare_rdf` the frames of `starts_from` are the reference of the distributions.
     """
-    potential = load(checkpoint)
+    potential = compiled(load(checkpoint))
     reference = by_trajectory(read_structures(starts_from))
     starts = [
         reference[k % len(reference)][len(reference[k % len(reference)]) // 2]

@@ -7,7 +7,7 @@ import pytest
 from models import potentials
 from models.datasets import read_structures, write_structures
 from models.distillation.students import SmallMace
-from models.distillation.training import distil, label_pool, pool
+from models.distillation.training import bound_e0s, distil, label_pool, pool
 from models.dynamics import md, trajectories
 from models.e0s import E0Policy, read_e0s, refit_file
 from models.finetuning import fine_tune
@@ -95,6 +95,16 @@ def test_the_pool_is_half_dynamics_and_half_rattled(labelled_waters):
     assert len(pool(labelled_waters, dynamics[:2], 20, 0.05, seed=0)) == 20
 
 
+def test_a_students_e0s_hold_the_mean_binding_energy(tiny_potential, labelled_waters):
+    lessons = [frame.copy() for frame in labelled_waters]
+    for frame in lessons:
+        frame.info["REF_energy"] = sum(tiny_potential.e0s()[z] for z in frame.numbers) - 6.0 * len(frame)
+    bound = bound_e0s(tiny_potential, lessons, [1, 8])
+    per_molecule = 2.0 * bound[1] + bound[8]
+    old = 2.0 * tiny_potential.e0s()[1] + tiny_potential.e0s()[8]
+    assert per_molecule == pytest.approx(old - 18.0, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     "student", [SmallMace(channels=4), SmallMace(channels=4, max_l=1, layers=1, cutoff=3.0)]
 )
@@ -122,7 +132,9 @@ def test_a_student_learns_from_its_teacher(student, files, tmp_path):
     assert all(made[0][role].read_bytes() == made[1][role].read_bytes() for role in made[0])
     engine = potentials.load(made[0]["checkpoint"])
     assert (engine.heads, engine.symbols, engine.cutoff) == (["target"], ["H", "O"], student.cutoff)
-    assert engine.e0s() == {z: teacher.e0s()[z] for z in (1, 8)}
+    assert engine.e0s() == bound_e0s(
+        teacher, [*read_structures(files["train"]), *read_structures(labels)], [1, 8]
+    )
     assert dict(engine.level_of_theory) == {"target": "GFN2-xTB"}
     rows = json.loads(made[0]["history"].read_text())["epochs"]
     assert rows[-1]["loss"] < rows[1]["loss"]
