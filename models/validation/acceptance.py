@@ -189,12 +189,13 @@ def remeasure(
 def measure_speed(teacher: Path, student: Path, starts_from: Path, replicas: int, work: Path) -> Path:
     """Write how many times faster a step of dynamics is with `student` than with `teacher`.
 
-    `one` is for one replica, where the cost is mostly of calls; `batch` is for `replicas` at once.
+    `batch` is for `replicas` at once, as the acceptance runs them; `one` is for a single replica, where
+    the cost is mostly that of calls.
     """
     start = read_structures(starts_from)[0]
     slow, fast = load(teacher), load(student)
     content = {
-        name: asdict(compare_speed(slow, fast, [start] * n)) for name, n in (("one", 1), ("batch", replicas))
+        name: asdict(compare_speed(slow, fast, [start] * n)) for name, n in (("batch", replicas), ("one", 1))
     }
     return _write(work / "speed.json", content)
 
@@ -254,8 +255,8 @@ def judge_student(
 ) -> list[Verdict]:
     """The gate on a student: speed over its teacher, accuracy against the foundation, its dynamics."""
     faster = Verdict(
-        check="speed over its teacher, one replica",
-        value=speed["one"]["ratio"],
+        check="speed over its teacher, all replicas at once",
+        value=speed["batch"]["ratio"],
         threshold=gate.student_speedup,
         unit="×",
         at_least=True,

@@ -111,7 +111,7 @@ def test_a_specialist_must_pass_every_check(mae, dynamics, failed):
 def test_a_student_must_be_faster_and_no_worse_than_the_foundation(ratio, mae, passed):
     verdicts = acceptance.judge_student(
         GATE, foundation_errors=errors_of(100.0), errors=errors_of(mae), dynamics=dynamics_of(),
-        speed={"one": {"ratio": ratio}},
+        speed={"batch": {"ratio": ratio}},
     )  # fmt: skip
     assert all(verdict.passed for verdict in verdicts) == passed
 
