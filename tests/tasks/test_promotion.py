@@ -30,7 +30,7 @@ def measured(recorded_json: Callable[..., str]) -> Callable[..., dict[str, str]]
             "foundation_errors": recorded_json(errors(100.0)),
             "errors": recorded_json(errors(forces)),
             "dynamics": recorded_json(dynamics),
-            "speed": recorded_json({"one": {"ratio": ratio}}, "measurement"),
+            "speed": recorded_json({"batch": {"ratio": ratio}}, "measurement"),
         }
 
     return inputs
