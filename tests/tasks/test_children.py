@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -211,6 +211,15 @@ def test_every_death_is_told_apart_with_many_threads(work: ModuleType) -> None:
     assert all("SIGTERM" in outcome for outcome in outcomes[2::3])
 
 
+@pytest.fixture
+def sigint() -> Iterator[None]:
+    """Ctrl-C as in a terminal, also where the whole run was started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint")
 def test_an_interrupted_caller_stops_its_child_after_the_clean_up(work: ModuleType, tmp_path: Path) -> None:
     marker = tmp_path / "pid"
 
@@ -235,6 +244,7 @@ def test_a_failing_progress_callback_stops_the_child(work: ModuleType) -> None:
         in_child(work.train, 10, on_progress=refuse)
 
 
+@pytest.mark.usefixtures("sigint")
 def test_a_child_that_ignores_sigterm_is_killed(
     work: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
