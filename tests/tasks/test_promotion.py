@@ -59,7 +59,7 @@ def test_behind_the_gate_a_checkpoint_gets_its_name(
         (
             "engine",
             {"forces": 40.0, "ratio": 2.0},
-            "one replica is 2 ×, at least 3 × was asked for",
+            "all replicas at once is 2 ×, at least 3 × was asked for",
         ),
     ],
 )
