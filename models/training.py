@@ -152,7 +152,7 @@ def fit(
         for position, run in enumerate(runs):
             rate = _learning_rate(optimisation, (state.epoch + position / len(runs)) / optimisation.epochs)
             optimiser.param_groups[0]["lr"] = rate
-            batch = collate([setup.train[i] for i in run], e0s.shape[1], e0s_dtype(network))
+            batch = collate([setup.train[i] for i in run], e0s.shape[1], weights_dtype(network))
             total += _update(network, batch, e0s, setup.weights, optimiser, optimisation, trainable)
             if not math.isfinite(total):
                 raise Diverged(f"the loss is {total} in epoch {state.epoch + 1}; lower the learning rate")
@@ -180,7 +180,7 @@ def keep_freed_memory() -> None:
     libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def e0s_dtype(network: Network) -> torch.dtype:
+def weights_dtype(network: Network) -> torch.dtype:
     """Floating-point type of the network's weights (its E0s are always float64)."""
     return next(network.parameters()).dtype
 
@@ -259,7 +259,7 @@ def mean_errors(network: Network, graphs: Sequence[Graph], e0s: torch.Tensor) ->
     """
     differences: dict[str, list[torch.Tensor]] = {name: [] for name in _ERRORS}
     for run in batches(range(len(graphs)), [g.n_edges for g in graphs], 8000):
-        batch = collate([graphs[i] for i in run], e0s.shape[1], e0s_dtype(network))
+        batch = collate([graphs[i] for i in run], e0s.shape[1], weights_dtype(network))
         output = network(batch, compute_force=True)
         energy = output["interaction_energy"].detach().double() + e0_sum(batch, e0s)
         per_atom = (energy - batch["labels_energy"]) / batch["n_atoms"]

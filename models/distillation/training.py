@@ -10,15 +10,13 @@ from models import losses
 from models.datasets import fingerprint, read_structures, write_structures
 from models.distillation.students import SmallMace
 from models.dynamics import trajectories
-from models.e0s import count_elements, ridge_fit
+from models.e0s import E0Policy, count_elements, ridge_fit
 from models.finetuning import save_fit
 from models.graphs import graph
 from models.potentials import Potential, load
 from models.pseudolabels import pseudolabel
 from models.strategies import TARGET_HEAD
 from models.training import Optimisation, Report, TrainingSetup, fit
-
-_RIDGE = 1e-12  # as for the E0s of the target level
 
 
 def pool(
@@ -67,7 +65,7 @@ def bound_e0s(teacher: Potential, lessons: Sequence[Atoms], elements: Sequence[i
     counts = count_elements(lessons, elements)
     e0s = np.array([teacher.e0s()[z] for z in elements])
     energies = np.array([atoms.info["REF_energy"] for atoms in lessons])
-    bound = e0s + ridge_fit(counts, energies - counts @ e0s, _RIDGE)
+    bound = e0s + ridge_fit(counts, energies - counts @ e0s, E0Policy().ridge)
     return dict(zip(elements, map(float, bound), strict=True))
 
 
