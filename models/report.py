@@ -103,8 +103,8 @@ class Dataset:
 class ReportData:
     """Everything a report shows. A section that is None is left out with a line that says so.
 
-    `errors`, `parity`, `rdfs`, `stability` and `conservation` are by the name of the model. The RDFs
-    share one reference.
+    `errors`, `parity`, `rdfs`, `stability` and `conservation` are by the name of the model, and so are
+    `conservation_failures`, why there is none. The RDFs share one reference.
     """
 
     campaign: str
@@ -118,6 +118,7 @@ class ReportData:
     rdfs: Mapping[str, RdfComparison] | None = None
     stability: Mapping[str, Stability] | None = None
     conservation: Mapping[str, Conservation] | None = None
+    conservation_failures: Mapping[str, str] = field(default_factory=dict)
     student: Student | None = None
     e0s: E0Fit | None = None
     datasets: Sequence[Dataset] | None = None

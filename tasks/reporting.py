@@ -133,6 +133,7 @@ def _data(campaign: Campaign, outcome: Mapping[str, Any]) -> dict[str, Any]:
     histories = {kind: read(ids["history"]) for kind, ids in outcome["candidates"].items()}
     histories["student"] = read(outcome["student"]["history"])
     conserved = {n: d["conservation"] for n, d in dynamics.items() if d["conservation"] is not None}
+    unconserved = {n: d["conservation_failure"] for n, d in dynamics.items() if n not in conserved}
     distances = {n: d["rdf"] for n, d in dynamics.items() if d["rdf"] is not None}
     shown = {"foundation": errors["foundation"], winner: errors[winner], "student": errors["student"]}
     return {
@@ -168,6 +169,7 @@ def _data(campaign: Campaign, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "rdfs": distances or None,
         "stability": {name: content["stability"] for name, content in dynamics.items()},
         "conservation": conserved or None,
+        "conservation_failures": unconserved,
         "student": {
             "name": "student",
             "teacher": winner,

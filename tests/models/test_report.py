@@ -216,6 +216,7 @@ def data(rdfs) -> ReportData:
         conservation={
             "pseudolabel replay": Conservation(short=conserved(0.25), long=conserved(0.5), order=2.01)
         },
+        conservation_failures={"student": "replica 1 failed after 30.0 fs: energy not finite"},
         student=Student(
             name="small MACE",
             teacher="pseudolabel replay",
@@ -317,6 +318,7 @@ def test_the_numbers_are_on_the_page(html, rdfs):
         "+1 Na −1 Cl",
         "−0.8710",
         "3f9a3f9a3f9a",
+        "replica 1 failed after 30.0 fs: energy not finite",
     ):
         assert wanted in text
     assert " · ".join(f"{c.emd['H-O']:.3f}" for c in rdfs.values()) in text
@@ -328,7 +330,7 @@ def test_the_same_data_give_the_same_bytes(data, html):
 
 
 def test_a_missing_section_is_one_line_that_its_data_replace(data):
-    bare = replace(data, **dict.fromkeys(OPTIONAL))
+    bare = replace(data, conservation_failures={}, **dict.fromkeys(OPTIONAL))
     nothing = render(bare)
     assert nothing.count('class="absent"') == len(OPTIONAL)
     assert "<svg" not in nothing

@@ -1,0 +1,121 @@
+"""Kill a campaign with -9 in the middle of several steps, run it again, and compare every hash.
+
+Run `python benchmarks/interruption.py [--campaign nacl] [--json FILE]`. One home runs undisturbed, another
+is killed once in the middle of each of `--steps` and then left to finish; both start empty. Takes a little
+more than two campaigns.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+COMMAND = [sys.executable, "-c", "from flows.cli import app; app()"]
+RESULTS = """
+    SELECT id, kind, name FROM artifact
+    WHERE kind IN ('dataset', 'checkpoint', 'e0s', 'history', 'trajectories', 'evaluation')
+"""
+TIMED = ("speed",)  # what holds clock times, and so differs from run to run
+MIDDLE = 3.0  # s into a step before it is killed
+
+
+@dataclass(frozen=True)
+class Home:
+    """A Temper home and how to run a campaign in it."""
+
+    folder: Path
+    campaign: str
+    env: dict[str, str]
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the campaign in a process group of its own."""
+        log = (self.folder / "log").open("ab")
+        return subprocess.Popen(
+            [*COMMAND, "run", self.campaign],
+            env={**self.env, "TEMPER_HOME": str(self.folder)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def finish(self) -> None:
+        """Run the campaign to its end; raises CalledProcessError if it fails."""
+        process = self.start()
+        if process.wait() != 0:
+            raise subprocess.CalledProcessError(process.returncode, f"{self.folder}/log")
+
+    def ask(self, query: str) -> set[tuple[str, ...]]:
+        """Rows of a query on the record; none while there is no record yet."""
+        address = f"file:{self.folder}/temper.db?mode=ro"
+        try:
+            with contextlib.closing(sqlite3.connect(address, uri=True)) as record:
+                return set(record.execute(query))
+        except sqlite3.OperationalError:
+            return set()
+
+    def results(self) -> set[tuple[str, ...]]:
+        """Id, kind and name of everything computed but clock times."""
+        return {row for row in self.ask(RESULTS) if not any(word in row[2] for word in TIMED)}
+
+    def kill_in(self, kind: str) -> int:
+        """Run until a step of `kind` is in its middle, kill -9; returns how many steps were done by then."""
+        process = self.start()
+        query = f"SELECT key FROM step WHERE kind = '{kind}' AND status = 'running'"
+        while process.poll() is None and not self.ask(query):
+            time.sleep(0.1)
+        time.sleep(MIDDLE)
+        if process.poll() is not None:
+            raise RuntimeError(f"the campaign ended before it was killed in {kind}: {self.folder}/log")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return len(self.ask("SELECT key FROM step WHERE status = 'done'"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--campaign", default="nacl")
+    parser.add_argument("--steps", nargs="+", default=["fine_tune", "simulate", "distil"])
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        env = {**os.environ, "PREFECT_HOME": str(base / "prefect"), "OMP_NUM_THREADS": "1"}
+        undisturbed, disturbed = (
+            Home(base / name, args.campaign, env) for name in ("undisturbed", "disturbed")
+        )
+        for home in (undisturbed, disturbed):
+            home.folder.mkdir()
+        try:
+            for kind in args.steps:
+                print(f"killed in {kind}, {disturbed.kill_in(kind)} steps done", flush=True)
+            disturbed.finish()
+            undisturbed.finish()
+        finally:
+            subprocess.run([sys.executable, "-m", "prefect", "server", "stop"], env=env, check=False)
+        wanted, got = undisturbed.results(), disturbed.results()
+        twice = disturbed.ask("SELECT key FROM step WHERE attempt > 1")
+    figures = [
+        ("artifacts", len(wanted), "files"),
+        ("identical_artifacts", len(wanted & got), "files"),
+        ("kills", len(args.steps), "kills"),
+        ("steps_computed_again", len(twice), "steps"),
+    ]
+    for name, value, unit in figures:
+        print(f"{name:24} {value:6} {unit}")
+    for row in sorted(wanted ^ got):
+        print("differs:", *row)
+    if args.json is not None:
+        content = [{"name": name, "value": value, "unit": unit} for name, value, unit in figures]
+        args.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
