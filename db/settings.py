@@ -1,9 +1,12 @@
 """Where Temper keeps things, read from the environment (``TEMPER_HOME``, ``TEMPER_DATABASE_URL``, …)."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 
 class Settings(BaseSettings):
@@ -17,6 +20,14 @@ class Settings(BaseSettings):
     """SQLAlchemy URL of a SQLite file or a PostgreSQL database; empty: ``temper.db`` under ``home``."""
     lease_seconds: float = Field(default=60.0, gt=0)
     """How long (s) a step stays claimed after the last sign of life of the process that computes it."""
+
+    trackers: Annotated[tuple[Tracker, ...], NoDecode] = ()
+    """Where trainings are also shown, separated by commas; each needs its library (extra ``tracking``)."""
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _separated(cls, names: object) -> object:
+        return [n.strip() for n in names.split(",") if n.strip()] if isinstance(names, str) else names
 
     @field_validator("home")
     @classmethod

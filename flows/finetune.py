@@ -72,16 +72,18 @@ def finetune(
     e0s = refit_e0s(plan, start, data)
 
     lessons = {"foundation": start, "e0s": e0s, "train": data["train"], "valid": data["valid"]}
-    lessons |= {role: replay[role] for role in ("replay_train", "replay_valid")}
     with interruptible():
-        running = {str(c.kind): fine_tune.submit(plan, c, lessons) for c in plan.candidates}
-        candidates = {kind: future.result() for kind, future in running.items()}
+        running = {}
+        for candidate in plan.candidates:
+            given = {role: replay[part] for role, part in candidate.replay_parts.items()}
+            running[candidate.name] = fine_tune.submit(plan, candidate, lessons | given)
+        candidates = {name: future.result() for name, future in running.items()}
 
     tests = {"test": data["test"], "replay_test": replay["replay_test"]}
     errors = {"foundation": measure_errors("foundation", start, tests, e0s=e0s)}
-    for kind, made in candidates.items():
-        errors[kind] = measure_errors(kind, made["checkpoint"], tests)
-    winner = rank({kind: made["history"] for kind, made in candidates.items()})
+    for name, made in candidates.items():
+        errors[name] = measure_errors(name, made["checkpoint"], tests)
+    winner = rank({name: made["history"] for name, made in candidates.items()})
     champion = candidates[winner]["checkpoint"]
 
     comparable = plan.comparable_reference
@@ -125,7 +127,7 @@ def finetune(
         "replay": dict(replay),
         "e0s": e0s,
         "foundation": start,
-        "candidates": {kind: dict(made) for kind, made in candidates.items()},
+        "candidates": {name: dict(made) for name, made in candidates.items()},
         "errors": errors,
         "winner": winner,
         "student": dict(student),

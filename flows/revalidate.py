@@ -1,11 +1,9 @@
 """The night shift: is what was promoted still there, unchanged, and as good as it was accepted?"""
 
 from logging import INFO, WARNING
-from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.states import Failed
 from pydantic import Field
@@ -32,7 +30,7 @@ def revalidate(
         json_schema_extra={"title": "Tolerance"},
         ge=0,
     ),
-) -> list[str] | State[Any]:
+) -> list[str]:
     """One line per champion and engine; fails with Alarm, after all are checked, if any has a finding."""
     lines, alarms = [], []
     for name in (f"{campaign}@{role}" for campaign in campaigns for role in ROLES):
@@ -57,6 +55,6 @@ def revalidate(
     )
     if alarms:
         alarm = Alarm("\n".join(alarms))
-        # A state, where `raise` would make Prefect log a traceback above what there is to read.
-        return Failed(message=str(alarm), data=alarm)
+        # Callers get it raised. `raise` here would log a traceback above what there is to read.
+        return Failed(message=str(alarm), data=alarm)  # type: ignore[return-value]
     return lines

@@ -19,7 +19,9 @@ from models.datasets import (
     split,
 )
 from models.distillation.students import SmallMace
-from models.e0s import E0Policy, isolated_energies
+from models.e0s import E0Policy, given_energies
+from models.potentials import header
+from models.pseudolabels import has_labels
 from models.strategies import AnyStrategy
 from models.training import Optimisation
 from models.validation.acceptance import Gate, Simulation
@@ -63,13 +65,28 @@ class ReferenceTrajectories(_Section):
 
 
 class Replay(_Section):
-    """Structures on which the foundation's own predictions are kept in sight."""
+    """Structures of the foundation's own ground, to be kept in sight."""
 
     path: Path | None = Field(
         None, description="structures of any kind; default: the set shipped with Temper"
     )
+    level_of_theory: str | None = Field(
+        None, description="of the structures' own labels, which only multihead_replay trains on"
+    )
     n_structures: int = Field(400, ge=10)
     seed: int = 0
+
+    @property
+    def file(self) -> Path:
+        """The structures."""
+        return self.path or foundation.shipped_replay()
+
+    @property
+    def labels_level(self) -> str | None:
+        """The level of theory of the structures' own labels, where it is known."""
+        if self.path is None:
+            return header(foundation.shipped()["temper-gfn1"])["level_of_theory"]["Default"]
+        return self.level_of_theory
 
 
 class StudentPlan(_Section):
@@ -82,6 +99,9 @@ class StudentPlan(_Section):
     n_structures: int = Field(900, ge=10, description="structures that the teacher labels")
     rattle: float = Field(0.1, gt=0, description="largest, Å")
     seed: int = 0
+
+
+_TAKEN = {"foundation", "champion", "student", "engine"}  # what reports call other models
 
 
 class Campaign(_Section):
@@ -102,9 +122,13 @@ class Campaign(_Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> "Campaign":
-        kinds = [candidate.kind for candidate in self.candidates]
-        if len(set(kinds)) < len(kinds):
-            raise ValueError(f"candidates: {', '.join(kinds)} name one strategy twice")
+        names = [candidate.name for candidate in self.candidates]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"candidates: two are called {', '.join(twice)}; remove one, or name it in 'called'"
+            )
+        if taken := sorted(_TAKEN & set(names)):
+            raise ValueError(f"candidates: none can be called {', '.join(taken)}; change 'called'")
         return self
 
     @property
@@ -175,8 +199,8 @@ def examine(campaign: Campaign) -> None:
     labels = campaign.labels
     isolated, frames = isolated_atoms(read_labels(labels.path, labels.names, labels.units))
     split(frames, campaign.split, str(labels.path))
-    if campaign.e0s.policy == "isolated_atoms":
-        isolated_energies(isolated, sorted({int(z) for frame in frames for z in frame.numbers}))
+    if campaign.e0s.policy in ("isolated_atoms", "explicit"):
+        given_energies(campaign.e0s, isolated, sorted({int(z) for frame in frames for z in frame.numbers}))
     structures = {labels.path: [*frames, *isolated]}
     for section in (campaign.comparable_reference, campaign.replay):
         if section is not None and section.path is not None:
@@ -186,6 +210,41 @@ def examine(campaign: Campaign) -> None:
         known = [chemical_symbols[z] for z in described["architecture"]["atomic_numbers"]]
         for path, items in structures.items():
             check_elements(items, known, str(path), campaign.foundation.name)
+    if asking := [c.name for c in campaign.candidates if "original_train" in c.replay_parts.values()]:
+        _examine_replay_labels(campaign, asking[0])
+
+
+def _examine_replay_labels(campaign: Campaign, candidate: str) -> None:
+    """Raise CampaignError unless the replay structures have labels at the foundation's own level."""
+    replay, advice = campaign.replay, "or use pseudolabelled_replay"
+    for index, frame in enumerate(read_structures(replay.file)):
+        if not has_labels(frame):
+            raise CampaignError(
+                f"{replay.file}, frame {index} ({frame.get_chemical_formula()}): no REF_energy and "
+                f"REF_forces, on which {candidate} trains; label it at the foundation's level, {advice}"
+            )
+    if replay.labels_level is None:
+        raise CampaignError(
+            f"replay.level_of_theory: is missing; {candidate} trains on the structures' own labels: "
+            f"say of what level they are, {advice}"
+        )
+    known = _foundation_levels(campaign.foundation)
+    if known and replay.labels_level not in known:
+        raise CampaignError(
+            f"replay.level_of_theory: the labels are {replay.labels_level}, the foundation "
+            f"{campaign.foundation.name} is {' or '.join(known)}, and {candidate} would mix them in one "
+            f"head; give replay structures labelled at the foundation's level, {advice}"
+        )
+
+
+def _foundation_levels(choice: FoundationChoice) -> list[str]:
+    """The levels of theory that the chosen foundation may be of, as far as they are known without it."""
+    described = foundation.describe(choice.name)
+    if described is not None:
+        levels = described["level_of_theory"]
+        return [levels[choice.head]] if choice.head in levels else sorted(set(levels.values()))
+    published = foundation.PUBLISHED.get(choice.name)
+    return [published.level_of_theory] if published and choice.head is None else []
 
 
 def load(path: Path, overrides: dict[str, Any] | None = None) -> Campaign:

@@ -4,41 +4,67 @@ arXiv 2606.12704, eq. 6: the shift ΔE0 minimises Σ (E_ref − E_model − Σ_Z
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.datasets import DataError, read_structures
 from models.graphs import graphs, predict
 from models.potentials import Potential, load
 
+log = logging.getLogger(__name__)
+
 _RANK_TOLERANCE = 1e-8
+_MISMATCH = 500.0  # meV/atom of energy error before training that tell of wrong E0s (MACE's guide)
 
 
 class E0Policy(BaseModel):
-    """Where the E0s of the target level come from."""
+    """Where the E0s of the target level come from.
+
+    `isolated_atoms` takes the labels' frames with config_type=IsolatedAtom, `explicit` the `energies`
+    given here, `estimated` fits the foundation's residuals, `foundation` keeps its E0s. `average` fits the
+    total energies themselves, as if atoms did not bind: it is there only to be compared against.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    policy: Literal["estimated", "isolated_atoms", "foundation"] = "estimated"
+    policy: Literal["estimated", "isolated_atoms", "explicit", "foundation", "average"] = Field(
+        "estimated", description="'average' is only to be compared against: models with it are worse"
+    )
+    energies: dict[str, float] = Field(
+        {}, description="for 'explicit': energies of isolated atoms at the labels' level, eV, by symbol"
+    )
     ridge: float = Field(
         1e-12,
         gt=0,
-        description="pull towards the foundation's E0s, relative to the largest singular value squared",
+        description="pull towards the foundation's E0s ('estimated') or zero ('average'), relative to the "
+        "largest singular value squared",
     )
+
+    @model_validator(mode="after")
+    def _energies_where_explicit(self) -> "E0Policy":
+        if unknown := [symbol for symbol in self.energies if symbol not in atomic_numbers]:
+            raise ValueError(f"energies: {', '.join(unknown)}: no such element; use chemical symbols")
+        if not all(map(np.isfinite, self.energies.values())):
+            raise ValueError("energies: give every one as a finite number of eV")
+        if bool(self.energies) != (self.policy == "explicit"):
+            raise ValueError("energies: go with the policy 'explicit' and with no other")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
 class E0Fit:
     """E0s (eV) by atomic number, and how well the data determine them.
 
-    `null_space` lists, as formulas, the combinations of elements that the data leave free.
+    `null_space` lists, as formulas, the combinations of elements that the data leave free; `warnings`
+    what is wrong with these E0s.
     """
 
     policy: str
@@ -50,6 +76,7 @@ class E0Fit:
     null_space: list[str]
     residual_before: float
     residual_after: float
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def determined(self) -> bool:
@@ -62,57 +89,87 @@ def refit(
 ) -> E0Fit:
     """E0s of the target level by `policy`, for every element of the foundation.
 
-    Elements that are absent from the data keep the foundation's E0. `residual_before` and
+    Elements that are absent from the data and were not given keep the foundation's E0. `residual_before` and
     `residual_after` are RMS errors of the total energies, meV/atom, with the foundation's E0s and
-    with these. Raises DataError where isolated atoms are asked for and one is missing.
+    with these. Raises DataError where isolated atoms or explicit energies are asked for and one is
+    missing.
     """
     old = foundation.e0s()
     elements = sorted({int(z) for frame in frames for z in frame.numbers})
     counts = count_elements(frames, elements)
-    predicted = np.array([p.energy for p in predict(foundation, graphs(frames, foundation))])
-    residuals = np.array([frame.info["REF_energy"] for frame in frames]) - predicted
+    energies = np.array([frame.info["REF_energy"] for frame in frames])
+    residuals = energies - np.array([p.energy for p in predict(foundation, graphs(frames, foundation))])
     singular = np.linalg.svd(counts, compute_uv=False)
     rank = int((singular > _RANK_TOLERANCE * singular[0]).sum())
-    shifts = _shifts(policy, counts, residuals, elements, old, isolated)
+    new = _asked_for(policy, counts, energies, residuals, elements, old, isolated)
+    shifts = {z: new[z] - old[z] for z in elements}
     n_atoms = counts.sum(axis=1)
-    return E0Fit(
+    after = _rms((residuals - counts @ np.array([shifts[z] for z in elements])) / n_atoms)
+    fit = E0Fit(
         policy=policy.policy,
-        e0s={z: energy + shifts.get(z, 0.0) for z, energy in old.items()},
+        e0s={z: new.get(z, energy) for z, energy in old.items()},
         shifts=shifts,
         rank=rank,
         n_elements=len(elements),
         condition=float(singular[0] / singular[rank - 1]),
         null_space=_null_space(counts, rank, elements),
         residual_before=_rms(residuals / n_atoms),
-        residual_after=_rms((residuals - counts @ np.array([shifts[z] for z in elements])) / n_atoms),
+        residual_after=after,
+        warnings=_warnings(policy.policy, after),
     )
+    for warning in fit.warnings:
+        log.warning("E0s: %s", warning)
+    return fit
 
 
-def isolated_energies(isolated: Sequence[Atoms], elements: Iterable[int]) -> dict[int, float]:
-    """Energies (eV) of the isolated atoms by atomic number; raises DataError if an element has none."""
-    given = {int(a.numbers[0]): float(a.info["REF_energy"]) for a in isolated}
-    if missing := [chemical_symbols[z] for z in elements if z not in given]:
-        raise DataError(
-            f"e0s: no frame with config_type=IsolatedAtom for {', '.join(missing)}; add it or use 'estimated'"
+def _warnings(policy: str, residual: float) -> list[str]:
+    found = []
+    if policy == "average":
+        found.append(
+            "the policy 'average' puts the atoms' binding into the E0s; it is only to be compared against, "
+            "so use 'estimated' or 'isolated_atoms' for a model to be used"
         )
-    return given
+    if residual > _MISMATCH:
+        found.append(
+            f"energies are {residual:.0f} meV/atom off before training: the E0s do not belong to the "
+            "labels; use the policy 'estimated' or check the labels' units"
+        )
+    return found
 
 
-def _shifts(
+def _asked_for(
     policy: E0Policy,
     counts: np.ndarray,
+    energies: np.ndarray,
     residuals: np.ndarray,
     elements: Sequence[int],
     old: Mapping[int, float],
     isolated: Sequence[Atoms],
-) -> dict[int, float]:
+) -> Mapping[int, float]:
     if policy.policy == "foundation":
-        return dict.fromkeys(elements, 0.0)
-    if policy.policy == "isolated_atoms":
-        given = isolated_energies(isolated, elements)
-        return {z: given[z] - old[z] for z in elements}
-    fitted = ridge_fit(counts, residuals, policy.ridge)
-    return {z: float(shift) for z, shift in zip(elements, fitted, strict=True)}
+        return old
+    if policy.policy == "average":
+        return dict(zip(elements, map(float, ridge_fit(counts, energies, policy.ridge)), strict=True))
+    if policy.policy == "estimated":
+        shifts = ridge_fit(counts, residuals, policy.ridge)
+        return {z: old[z] + float(shift) for z, shift in zip(elements, shifts, strict=True)}
+    return given_energies(policy, isolated, elements)
+
+
+def given_energies(policy: E0Policy, isolated: Sequence[Atoms], elements: Iterable[int]) -> dict[int, float]:
+    """E0s (eV) by atomic number of the policies `isolated_atoms` and `explicit`.
+
+    Raises DataError naming those of `elements` that have none.
+    """
+    if policy.policy == "explicit":
+        given = {atomic_numbers[symbol]: energy for symbol, energy in policy.energies.items()}
+        lacking = "no energy for {} in energies"
+    else:
+        given = {int(a.numbers[0]): float(a.info["REF_energy"]) for a in isolated}
+        lacking = "no frame with config_type=IsolatedAtom for {}"
+    if missing := [chemical_symbols[z] for z in elements if z not in given]:
+        raise DataError(f"e0s: {lacking.format(', '.join(missing))}; add it or use 'estimated'")
+    return given
 
 
 def ridge_fit(counts: np.ndarray, residuals: np.ndarray, ridge: float) -> np.ndarray:

@@ -2,16 +2,18 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from ase import Atoms
 
 from models.datasets import read_structures
 from models.e0s import read_e0s
 from models.graphs import graphs, predict
-from models.potentials import Network, Potential, load, save
-from models.strategies import REPLAY_HEAD, TARGET_HEAD, Strategy, TrainingData
+from models.potentials import Network, Potential, load, n_parameters, save
+from models.strategies import REPLAY_HEAD, TARGET_HEAD, Strategy, Target, TrainingData
 from models.training import Fit, Report, fit
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,22 @@ class PreparationError(RuntimeError):
     """A prepared network that is not the foundation it was made from: a bug, never a user's mistake."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FurtherTarget:
+    """The files of one more target head: its datasets, its level's E0s, and the level."""
+
+    train: Path
+    valid: Path
+    e0s: Path
+    level_of_theory: str
+
+    def read(self) -> Target:
+        """The structures and the E0s."""
+        return Target(
+            train=read_structures(self.train), valid=read_structures(self.valid), e0s=read_e0s(self.e0s)
+        )
+
+
 def fine_tune(
     strategy: Strategy,
     files: Mapping[str, Path],
@@ -32,47 +50,73 @@ def fine_tune(
     provenance: Mapping[str, str],
     work: Path,
     report: Report | None = None,
+    *,
+    further: Mapping[str, FurtherTarget] | None = None,
 ) -> dict[str, Path]:
     """Fine-tune by `strategy`; returns the files `checkpoint` and `history`.
 
     `files` holds the `foundation`, the target level's `e0s`, and the datasets `train`, `valid` and,
-    where there are any, `replay_train` and `replay_valid`. A killed call goes on from `work`.
+    where the strategy has any, `replay_train` and `replay_valid`; `further` holds more targets by head.
+    A killed call goes on from `work`. Raises EmptyTraining where there is nothing to train or to learn.
     """
-    start, e0s = load(files["foundation"]), read_e0s(files["e0s"])
+    start = load(files["foundation"])
+    further = further or {}
+    targets = {head: target.read() for head, target in further.items()}
     frames = {
         role: read_structures(path) for role, path in files.items() if role not in ("foundation", "e0s")
     }
-    setup = strategy.prepare(start, e0s, TrainingData(**frames))
-    check_step_zero(start, setup.network, e0s, frames["train"][:_CHECKED_STRUCTURES])
+    e0s: dict[str, Mapping[int, float]] = {head: target.e0s for head, target in targets.items()}
+    e0s |= {TARGET_HEAD: read_e0s(files["e0s"]), REPLAY_HEAD: start.e0s()}
+
+    setup = strategy.prepare(start, e0s[TARGET_HEAD], TrainingData(**frames, further=targets))
+    if strategy.starts_as_foundation:
+        check_step_zero(start, setup.network, e0s, frames["train"][:_CHECKED_STRUCTURES])
+    else:
+        log.info("step 0: %s starts from random weights, there is nothing to compare", strategy.name)
     fitted = fit(setup, strategy.optimisation, state_path=work / "state.pt", report=report)
+
     network = strategy.finish(fitted.network)
+    levels = {head: target.level_of_theory for head, target in further.items()}
+    levels |= {TARGET_HEAD: level_of_theory, REPLAY_HEAD: start.level_of_theory[start.heads[0]]}
     specialist = Potential(
-        network=network, level_of_theory={TARGET_HEAD: level_of_theory}, provenance=dict(provenance)
+        network=network,
+        level_of_theory={head: levels[head] for head in network.heads},
+        provenance=dict(provenance),
     )
     _check_e0s(specialist, e0s)
     return save_fit(specialist, fitted, work)
 
 
 def save_fit(potential: Potential, fitted: Fit, work: Path) -> dict[str, Path]:
-    """Write the files `checkpoint` and `history` (no clock times: the same training, the same bytes)."""
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in fitted.history]
-    history = {"best_epoch": fitted.best_epoch, "epochs": rows}
+    """Write the files `checkpoint` and `history`: of the same training, the same bytes."""
+    history = {
+        "best_epoch": fitted.best_epoch,
+        "trained_parameters": n_parameters(fitted.network),
+        "epochs": fitted.history,
+    }
     files = {"checkpoint": work / "checkpoint.safetensors", "history": work / "history.json"}
     save(potential, files["checkpoint"])
     files["history"].write_text(json.dumps(history, indent=1, sort_keys=True), encoding="utf-8")
     return files
 
 
-def check_step_zero(foundation: Potential, network: Network, e0s: Mapping[int, float], frames: list) -> None:
-    """Raise PreparationError unless every head gives the foundation's forces and, but for E0s, energies."""
+def check_step_zero(
+    foundation: Potential,
+    network: Network,
+    e0s: Mapping[str, Mapping[int, float]],
+    frames: Sequence[Atoms],
+) -> None:
+    """Raise PreparationError unless every head gives the foundation's forces and, but for E0s, energies.
+
+    `e0s` holds what was asked for: eV by head and atomic number.
+    """
     before = predict(foundation, graphs(frames, foundation))
     old = foundation.e0s()
     prepared = Potential(network=network, level_of_theory={}, provenance={})
     for head in prepared.heads:
-        shift = {z: (old[z] if head == REPLAY_HEAD else e0s[z]) - old[z] for z in old}
         after = predict(prepared, graphs(frames, prepared, head))
         for frame, a, b in zip(frames, before, after, strict=True):
-            expected = a.energy + sum(shift[int(z)] for z in frame.numbers)
+            expected = a.energy + sum(e0s[head][int(z)] - old[int(z)] for z in frame.numbers)
             if abs(b.energy - expected) > _ENERGY_TOLERANCE * len(frame) * max(1.0, np.abs(a.forces).max()):
                 raise PreparationError(
                     f"head {head!r}: energy {b.energy:.6f} eV before training, {expected:.6f} eV expected"
@@ -86,9 +130,11 @@ def check_step_zero(foundation: Potential, network: Network, e0s: Mapping[int, f
     log.info("step 0: %d heads agree with the foundation", len(prepared.heads))
 
 
-def _check_e0s(specialist: Potential, e0s: Mapping[int, float]) -> None:
-    for z, energy in specialist.e0s(TARGET_HEAD).items():
-        if energy != e0s[z]:
-            raise PreparationError(
-                f"E0 of element {z} is {energy} eV on the finished model, {e0s[z]} eV was asked for"
-            )
+def _check_e0s(specialist: Potential, e0s: Mapping[str, Mapping[int, float]]) -> None:
+    for head in specialist.heads:
+        for z, energy in specialist.e0s(head).items():
+            if energy != e0s[head][z]:
+                raise PreparationError(
+                    f"head {head!r}: the E0 of element {z} is {energy} eV on the finished model, "
+                    f"{e0s[head][z]} eV was asked for"
+                )

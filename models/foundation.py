@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from models.potentials import CheckpointError, Network, Potential, from_mace, header, load, save, select_head
+from models.heads import select_head
+from models.potentials import CheckpointError, Network, Potential, from_mace, header, load, save
 
 SHIPPED = Path(__file__).parent / "foundations"
 

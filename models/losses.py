@@ -1,21 +1,22 @@
 """The training objective: Huber losses on energies per atom, forces and stress, weighted per head."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch.nn.functional import huber_loss
 
 from models.graphs import Batch, e0_sum
 
 
-@dataclass(frozen=True, kw_only=True)
-class Weights:
+class Weights(BaseModel):
     """Weights of one head's terms (arXiv 2606.12704, App. A.1); a term without labels counts for nothing."""
 
-    energy: float = 10.0
-    forces: float = 10.0
-    stress: float = 0.0
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    energy: float = Field(10.0, ge=0)
+    forces: float = Field(10.0, ge=0)
+    stress: float = Field(0.0, ge=0)
 
 
 TARGET = Weights(stress=1.0)

@@ -29,7 +29,7 @@ with redirect_stdout(io.StringIO()), warnings.catch_warnings():
     from mace import modules
     from mace.tools import AtomicNumberTable
     from mace.tools.finetuning_utils import load_foundations_elements
-    from mace.tools.scripts_utils import extract_config_mace_model, remove_pt_head
+    from mace.tools.scripts_utils import extract_config_mace_model
 
 # TorchScript would rewrite functions after their first calls, and round differently from then on: a
 # prediction would depend on what ran before it. Without, a step of dynamics also costs less.
@@ -42,7 +42,7 @@ FORMAT = 1
 _METADATA_KEY = "temper"
 _IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
 _CLASSES = ("interaction_cls", "interaction_cls_first", "readout_cls")
-_E0S = "atomic_energies_fn.atomic_energies"
+E0S = "atomic_energies_fn.atomic_energies"
 _ARRAYS = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift", "atomic_numbers")
 _BLOCKS = modules.interaction_classes | modules.readout_classes
 _GATES = {"silu": torch.nn.functional.silu, "tanh": torch.tanh, "abs": torch.abs, None: None}
@@ -222,7 +222,7 @@ def from_mace(
     """
     rebuilt = build(architecture(network), dtype or next(network.parameters()).dtype)
     weights = dict(network.state_dict())
-    weights[_E0S] = torch.atleast_2d(weights[_E0S])  # models from before there were heads have a vector
+    weights[E0S] = torch.atleast_2d(weights[E0S])  # models from before there were heads have a vector
     _fill(rebuilt, weights, type(network).__name__)
     return Potential(
         network=rebuilt.eval(),
@@ -231,50 +231,27 @@ def from_mace(
     )
 
 
-def with_heads(potential: Potential, heads: Mapping[str, Mapping[int, float]]) -> Network:
-    """A network whose every head starts as a copy of the potential's only head.
+def take_weights(network: Network, foundation: Network) -> None:
+    """Give a freshly built network the weights of a foundation with one head, in every head of its own.
 
-    `heads` maps each new head to its E0s (eV, by atomic number; every element must be there). The
-    element table is kept whole. Raises ValueError on a missing E0 or a multi-head potential.
+    The network's elements are some or all of the foundation's. Its E0s stay its own, and what the
+    foundation does not train is not trained.
     """
-    if len(potential.heads) != 1:
-        raise ValueError(f"the foundation has heads {potential.heads}: choose one of them first")
-    for head, energies in heads.items():
-        if missing := [chemical_symbols[z] for z in potential.elements if z not in energies]:
-            raise ValueError(f"head {head!r} has no E0 for {', '.join(missing)}")
-    e0s = np.array([[energies[z] for z in potential.elements] for energies in heads.values()])
-    description = architecture(potential.network)
-    scale, shift = (np.ravel(description[k])[0] for k in ("atomic_inter_scale", "atomic_inter_shift"))
-    description |= {
-        "heads": list(heads),
-        "atomic_energies": e0s,
-        "atomic_inter_scale": [scale] * len(heads),
-        "atomic_inter_shift": [shift] * len(heads),
-    }
-    network = build(description, potential.dtype)
-    irreps = o3.Irreps(description["hidden_irreps"])
-    with building(potential.dtype):
+    e0s = network.atomic_energies_fn.atomic_energies.numpy()
+    with building(next(network.parameters()).dtype):
         load_foundations_elements(
             network,
-            potential.network,
-            AtomicNumberTable(potential.elements),
+            foundation,
+            AtomicNumberTable([int(z) for z in network.atomic_numbers]),
             load_readout=True,
-            max_L=irreps.lmax,
+            max_L=o3.Irreps(architecture(network)["hidden_irreps"]).lmax,
         )
-    # mace-torch 0.3.16 copies the foundation's E0s over the requested ones when the shapes agree.
+    # mace-torch 0.3.16 copies the foundation's E0s over the requested ones when the shapes agree, and
+    # makes parameters of the radial basis's constants.
     set_e0s(network, e0s)
-    return network
-
-
-def select_head(network: Network, head: str) -> Network:
-    """The network with only `head` left; the same energies and forces for that head."""
-    if list(network.heads) == [head]:
-        return network
-    row = torch.atleast_2d(network.atomic_energies_fn.atomic_energies)[list(network.heads).index(head)]
-    with building(next(network.parameters()).dtype):
-        single = remove_pt_head(network, head)
-    set_e0s(single, row.numpy())
-    return single.eval()
+    trainable = dict(foundation.named_parameters())
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in trainable)
 
 
 def export_mace(potential: Potential, path: Path) -> None:
@@ -294,6 +271,11 @@ def compiled(potential: Potential) -> Potential:
         return potential
     with building(potential.dtype):
         return replace(potential, network=jit.compile(copy.deepcopy(potential.network)))
+
+
+def irreps_dim(irreps: str) -> int:
+    """Number of components of irreps such as "16x0e+4x1o"."""
+    return int(o3.Irreps(irreps).dim)
 
 
 def n_parameters(network: Network) -> int:

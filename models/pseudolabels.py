@@ -38,24 +38,36 @@ def pseudolabel(potential: Potential, structures: Sequence[Atoms], *, stress: bo
 def replay_set(
     foundation: Path, structures: Path, n_structures: int, seed: int, work: Path
 ) -> dict[str, Part]:
-    """The parts `replay_train`, `replay_valid` and `replay_test`, split by trajectory.
+    """The replay set, split by trajectory into train, valid and test.
 
-    All carry the foundation's pseudolabels, but `replay_test` keeps its own labels where it has
-    them: they tell what of the pretraining accuracy is kept.
+    `replay_train` and `replay_valid` carry the foundation's pseudolabels. Where all structures have
+    labels of their own, `original_train` and `original_valid` are the same structures with those, and
+    so has `replay_test` its own: they tell what of the pretraining accuracy is kept.
     """
     frames = read_structures(structures)
     if len(frames) > n_structures:
         picks = np.random.default_rng(seed).choice(len(frames), n_structures, replace=False)
         frames = [frames[i] for i in sorted(picks)]
-    parts = split(frames, Splitting(valid=0.15, test=0.3, seed=seed), str(structures))
+    split_up = split(frames, Splitting(valid=0.15, test=0.3, seed=seed), str(structures)).indices
+    parts = {name: [frames[i] for i in indices] for name, indices in split_up.items()}
     potential = load(foundation)
     made = {}
-    for name, indices in parts.indices.items():
-        chosen = [frames[i] for i in indices]
-        own_labels = name == "test" and all("REF_forces" in frame.arrays for frame in chosen)
-        chosen = chosen if own_labels else pseudolabel(potential, chosen)
-        path = work / f"replay_{name}.extxyz"
-        write_structures(path, chosen)
-        source = "reference" if own_labels else "foundation"
-        made[f"replay_{name}"] = Part(path=path, contents={**describe(chosen), "labels_from": source})
-    return made
+    if all(has_labels(frame) for frame in frames):
+        made["replay_test"] = (parts.pop("test"), "reference")
+        made |= {f"original_{name}": (chosen, "reference") for name, chosen in parts.items()}
+    made |= {
+        f"replay_{name}": (pseudolabel(potential, chosen), "foundation") for name, chosen in parts.items()
+    }
+    return {
+        name: _written(work / f"{name}.extxyz", chosen, source) for name, (chosen, source) in made.items()
+    }
+
+
+def has_labels(atoms: Atoms) -> bool:
+    """Whether a structure has an energy and forces of its own."""
+    return "REF_energy" in atoms.info and "REF_forces" in atoms.arrays
+
+
+def _written(path: Path, frames: Sequence[Atoms], source: str) -> Part:
+    write_structures(path, frames)
+    return Part(path=path, contents={**describe(frames), "labels_from": source})

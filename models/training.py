@@ -5,30 +5,41 @@ import ctypes
 import hashlib
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 
-from models import losses
-from models.graphs import Batch, Graph, batches, collate, e0_sum
+from models import losses, processes
+from models.evaluation import Rule, mean_errors, scores, weights_dtype
+from models.graphs import Batch, Graph, batches, collate, edge_counts
+from models.graphs import digest as graphs_digest
+from models.kernels import fused
 from models.potentials import Network, n_parameters
+from models.training_clock import Clock
+from models.training_state import StateFile, TrainingState, uninterrupted
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
 
-_ERRORS = ("forces_mae", "energy_per_atom_mae")
+RETENTION = "replay"  # the validation set that shows what is forgotten
 
 
 class Optimisation(BaseModel):
-    """How the parameters are moved. Defaults: naive fine-tuning of arXiv 2606.12704, Table 7."""
+    """How the parameters are moved. Defaults: naive fine-tuning of arXiv 2606.12704, Table 7.
+
+    `best_by` decides which evaluation is best and, with `patience`, when to stop. "target" and
+    "retention" look at the error of the target or of the replay set: meV/Å of forces plus meV/atom of
+    energies, where labelled. "pareto" takes the least sum of the two, and goes on while either of
+    them, or their sum, still reaches a new low. Their ratios to step 0 would not do: replay that the
+    foundation itself labelled starts at zero error.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,14 +50,15 @@ class Optimisation(BaseModel):
     epochs: int = Field(30, ge=1)
     max_edges: int = Field(2000, ge=1, description="edge budget of one batch")
     seed: int = 0
+    evaluate_every: float = Field(
+        1.0, gt=0, description="epochs from one evaluation to the next; 0.1: ten each"
+    )
+    best_by: Rule = "target"
+    patience: int | None = Field(None, ge=1, description="evaluations without a new low before stopping")
 
 
 class EmptyTraining(ValueError):
     """Training that would silently do nothing: no parameters, no labels, no data."""
-
-
-class ResumeError(ValueError):
-    """A saved training state that belongs to another training."""
 
 
 class Diverged(RuntimeError):
@@ -57,8 +69,7 @@ class Diverged(RuntimeError):
 class TrainingSetup:
     """What a strategy prepares: the network, its data by role, and the weights of its heads.
 
-    `valid` maps a name ("target", "replay") to graphs; `score` names the one that decides which
-    epoch is best.
+    `valid` maps a name ("target", "replay") to graphs; `score` names the one that is the target.
     """
 
     network: Network
@@ -67,48 +78,46 @@ class TrainingSetup:
     weights: Sequence[losses.Weights]
     score: str = "target"
 
-    def check(self) -> None:
-        """Raise EmptyTraining where the training could not change or learn anything."""
+    def check(self, best_by: Rule = "target") -> None:
+        """Raise EmptyTraining where the training could not change, learn or judge anything."""
         if n_parameters(self.network) == 0:
             raise EmptyTraining("no parameter of the network may change")
         if not self.train:
             raise EmptyTraining("no training structures")
-        if not any(
-            math.isfinite(g.energy) or g.forces.isfinite().any() for g in self.valid.get(self.score, [])
-        ):
-            raise EmptyTraining(f"no labelled {self.score!r} structures to validate on")
+        for name in self.judged(best_by).values():
+            if not any(
+                math.isfinite(g.energy) or g.forces.isfinite().any() for g in self.valid.get(name, [])
+            ):
+                raise EmptyTraining(f"no labelled {name!r} structures to validate on (best_by: {best_by})")
         for index, (head, weight) in enumerate(zip(self.network.heads, self.weights, strict=True)):
-            labelled = [
+            labelled = (
                 (weight.energy and math.isfinite(g.energy))
                 or (weight.forces and g.forces.isfinite().any())
                 or (weight.stress and g.stress.isfinite().any())
                 for g in self.train
                 if g.head == index
-            ]
+            )
             if not any(labelled):
                 raise EmptyTraining(f"head {head!r} has no labels with a weight above zero")
 
-
-@dataclass(kw_only=True)
-class _State:
-    """Everything that a resumed training needs; the sampling order follows from seed and epoch."""
-
-    epoch: int = 0
-    updates: int = 0
-    best: float = math.inf
-    best_epoch: int = -1
-    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
+    def judged(self, best_by: Rule) -> dict[str, str]:
+        """The validation sets that `best_by` looks at, by what they stand for."""
+        sets = {"target": self.score, "retention": RETENTION}
+        return sets if best_by == "pareto" else {best_by: sets[best_by]}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A finished training: the best averaged network and the record of every epoch."""
+    """A finished training: the best averaged network and the record of every evaluation.
+
+    A row of `history` has `epoch` (a fraction inside an epoch), `loss` (mean since the row before),
+    `learning_rate` and the validation errors; nothing in it depends on a clock. `best_epoch` is the
+    `epoch` of the best row.
+    """
 
     network: Network
     history: list[dict[str, Any]]
-    best_epoch: int
+    best_epoch: float
     seconds: float
 
 
@@ -117,51 +126,75 @@ def fit(
     optimisation: Optimisation,
     *,
     state_path: Path | None = None,
+    save_seconds: float = 60.0,
     report: Report | None = None,
 ) -> Fit:
     """Train `setup.network` with AdamW (no weight decay), clipping and a running average (EMA).
 
-    After every epoch the averaged network is judged on each validation set and the state is saved
-    to `state_path`; a later call with the same arguments goes on from there, bit for bit. Returns
-    the averaged network of the best epoch.
-    Raises EmptyTraining before any work, ResumeError if the saved state is another training's, and
-    Diverged where the loss stops being finite.
+    The averaged network is judged on each validation set before the first update and then every
+    `evaluate_every` epochs. The state is saved to `state_path` after each evaluation, every
+    `save_seconds`, and when SystemExit or KeyboardInterrupt ends the call; a later call with the same
+    arguments goes on from there, bit for bit on a CPU. `report` receives each row of the history with
+    `updates`, `seconds`, `structures_per_s`, `seconds_left` (0 once training is over) and, on a GPU,
+    `gpu_memory_gb`. Where torch.distributed is initialised, each process takes its share of the batches
+    and the first one judges, saves and counts. Returns the averaged network of the best evaluation.
+    Raises EmptyTraining before any work, ResumeError if the saved state is damaged or another
+    training's, and Diverged where the loss stops being finite.
     """
-    setup.check()
+    setup.check(optimisation.best_by)
     keep_freed_memory()
+    rank, n_processes = processes.rank_and_number()
     network = setup.network.train()
+    fast = fused(network)  # the same parameters
     average = copy.deepcopy(network)
     trainable = [p for p in network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=optimisation.learning_rate, weight_decay=0.0, amsgrad=True)
-    identity = {"optimisation": optimisation.model_dump(), "setup": _digest(setup)}
-    state = _resume(state_path, identity, network, average, optimiser) or _State()
     e0s = torch.atleast_2d(network.atomic_energies_fn.atomic_energies)
-    world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    sizes = [g.n_edges for g in setup.train]
-    started = time.monotonic() - state.seconds
-    if state.epoch == 0:
-        _judge(
-            average, setup, e0s, state, 0.0, optimisation.learning_rate, time.monotonic() - started, report
-        )
+    saved = StateFile(
+        state_path,
+        {**optimisation.model_dump(), "processes": n_processes, "network and data": _digest(setup)},
+        {"network": network, "average": average, "optimiser": optimiser},
+        every_seconds=save_seconds,
+        writes=rank == 0,
+    )
+    state = saved.load() or TrainingState(rate=optimisation.learning_rate)
+    sizes = edge_counts(setup.train)
+    clock = Clock(before=state.seconds)
 
-    while state.epoch < optimisation.epochs:
-        order = np.random.default_rng([optimisation.seed, state.epoch]).permutation(len(setup.train))
-        runs = list(batches(order, sizes, optimisation.max_edges))
-        runs = runs[rank : len(runs) - len(runs) % world : world] if world > 1 else runs
-        total = 0.0
-        for position, run in enumerate(runs):
-            rate = _learning_rate(optimisation, (state.epoch + position / len(runs)) / optimisation.epochs)
-            optimiser.param_groups[0]["lr"] = rate
-            batch = collate([setup.train[i] for i in run], e0s.shape[1], weights_dtype(network))
-            total += _update(network, batch, e0s, setup.weights, optimiser, optimisation, trainable)
-            if not math.isfinite(total):
-                raise Diverged(f"the loss is {total} in epoch {state.epoch + 1}; lower the learning rate")
-            state.updates += 1
-            _follow(average, network, min(optimisation.ema_decay, (1 + state.updates) / (10 + state.updates)))
-        state.epoch += 1
-        _judge(average, setup, e0s, state, total / len(runs), rate, time.monotonic() - started, report)
-        if state_path is not None and rank == 0:
-            _save(state_path, identity, network, average, optimiser, state)
+    @lru_cache(maxsize=1)
+    def share(epoch: int) -> list[list[int]]:
+        order = np.random.default_rng([optimisation.seed, epoch]).permutation(len(setup.train))
+        return processes.share(list(batches(order, sizes, optimisation.max_edges)))
+
+    try:
+        while True:
+            if _evaluation_is_due(state, optimisation):
+                _judge(average, setup, e0s, state, optimisation)
+                if report is not None:
+                    left = 0.0 if _is_over(state, optimisation) else optimisation.epochs - state.done
+                    report(state.history[-1] | clock.pace(state, left))
+                clock.restart()
+                saved.save(state)
+            if _is_over(state, optimisation):
+                break
+            runs = share(state.epoch)
+            graphs = [setup.train[i] for i in runs[state.position]]
+            batch = collate(graphs, e0s.shape[1], weights_dtype(network))
+            with uninterrupted():
+                state.rate = optimiser.param_groups[0]["lr"] = _learning_rate(optimisation, state.done)
+                loss = _update(fast, batch, e0s, setup.weights, optimiser, optimisation, trainable)
+                state.advance(loss, len(runs))
+                decay = min(optimisation.ema_decay, (1 + state.updates) / (10 + state.updates))
+                _follow(average, network, decay)
+            if not math.isfinite(loss):
+                raise Diverged(
+                    f"the loss is {loss} in epoch {math.ceil(state.done)}; lower the learning rate"
+                )
+            state.seconds = clock.count(len(graphs) * n_processes)
+            saved.save_in_time(state)
+    except (SystemExit, KeyboardInterrupt):
+        saved.save(state)
+        raise
 
     average.load_state_dict(state.best_weights)
     return Fit(
@@ -180,14 +213,10 @@ def keep_freed_memory() -> None:
     libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def weights_dtype(network: Network) -> torch.dtype:
-    """Floating-point type of the network's weights (its E0s are always float64)."""
-    return next(network.parameters()).dtype
-
-
-def _learning_rate(optimisation: Optimisation, progress: float) -> float:
+def _learning_rate(optimisation: Optimisation, done: float) -> float:
     if optimisation.decay == "none":
         return optimisation.learning_rate
+    progress = done / optimisation.epochs
     return optimisation.learning_rate * max(0.5 * (1.0 + math.cos(math.pi * progress)), 1e-3)
 
 
@@ -200,25 +229,16 @@ def _update(
     optimisation: Optimisation,
     trainable: list[torch.nn.Parameter],
 ) -> float:
+    """One step of the optimiser; returns the loss, its mean where several processes take part."""
     with_stress = any(w.stress for w in weights) and bool(batch["labels_stress"].isfinite().any())
     output = network(batch, training=True, compute_force=True, compute_stress=with_stress)
     loss = losses.huber(output, batch, e0s, weights)
     optimiser.zero_grad()
     loss.backward()
-    if dist.is_initialized():
-        _average_gradients([p.grad for p in trainable if p.grad is not None])
+    loss = processes.average(loss.detach(), trainable)
     torch.nn.utils.clip_grad_norm_(trainable, optimisation.clip_gradient)
     optimiser.step()
-    return float(loss.detach())
-
-
-def _average_gradients(gradients: list[torch.Tensor]) -> None:
-    """Replace gradients by their mean over all processes, in one message."""
-    flat = torch.cat([g.ravel() for g in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    return float(loss)
 
 
 def _follow(average: Network, network: Network, decay: float) -> None:
@@ -227,104 +247,50 @@ def _follow(average: Network, network: Network, decay: float) -> None:
             mean.lerp_(current, 1.0 - decay)
 
 
+def _evaluation_is_due(state: TrainingState, optimisation: Optimisation) -> bool:
+    if not state.history:
+        return True
+    last, every = state.history[-1]["epoch"], optimisation.evaluate_every
+    passed = math.floor(state.done / every + 1e-9) > math.floor(last / every + 1e-9)
+    return passed or (state.epoch == optimisation.epochs and last < state.epoch)
+
+
+def _is_over(state: TrainingState, optimisation: Optimisation) -> bool:
+    stopped = optimisation.patience is not None and state.stale >= optimisation.patience
+    return stopped or state.epoch == optimisation.epochs
+
+
 def _judge(
     average: Network,
     setup: TrainingSetup,
     e0s: torch.Tensor,
-    state: _State,
-    loss: float,
-    rate: float,
-    seconds: float,
-    report: Report | None,
+    state: TrainingState,
+    optimisation: Optimisation,
 ) -> None:
-    """Measure the averaged network on every validation set, keep it if best, record the epoch."""
-    row: dict[str, Any] = {"epoch": state.epoch, "loss": loss, "learning_rate": rate, "seconds": seconds}
-    for name, graphs in setup.valid.items():
-        row |= {f"{name}_{key}": value for key, value in mean_errors(average, graphs, e0s).items()}
-    state.history.append(row)
-    state.seconds = seconds
-    score = sum(row[key] for name in _ERRORS if (key := f"{setup.score}_{name}") in row)
-    if score < state.best:
-        state.best, state.best_epoch = score, state.epoch
-        state.best_weights = {k: v.clone() for k, v in average.state_dict().items()}
-    log.debug("epoch %d  loss %.4f  %s errors %.1f", state.epoch, loss, setup.score, score)
-    if report is not None:
-        report(row)
-
-
-def mean_errors(network: Network, graphs: Sequence[Graph], e0s: torch.Tensor) -> dict[str, float]:
-    """Mean absolute errors over labelled entries: `forces_mae` meV/Å, `energy_per_atom_mae` meV/atom.
-
-    What has no labels is left out; a prediction that is not finite makes its error NaN.
-    """
-    differences: dict[str, list[torch.Tensor]] = {name: [] for name in _ERRORS}
-    for run in batches(range(len(graphs)), [g.n_edges for g in graphs], 8000):
-        batch = collate([graphs[i] for i in run], e0s.shape[1], weights_dtype(network))
-        output = network(batch, compute_force=True)
-        energy = output["interaction_energy"].detach().double() + e0_sum(batch, e0s)
-        per_atom = (energy - batch["labels_energy"]) / batch["n_atoms"]
-        forces = output["forces"].detach().double() - batch["labels_forces"]
-        differences["energy_per_atom_mae"].append(per_atom[batch["labels_energy"].isfinite()])
-        differences["forces_mae"].append(forces[batch["labels_forces"].isfinite()])
-    joined = {name: torch.cat(parts) for name, parts in differences.items()}
-    return {name: 1000.0 * float(d.abs().mean()) for name, d in joined.items() if len(d)}
+    """Measure the averaged network on every validation set, keep it if best, record the evaluation."""
+    errors: dict[str, float] = {}
+    if processes.rank_and_number()[0] == 0:
+        for name, graphs in setup.valid.items():
+            errors |= {f"{name}_{key}": value for key, value in mean_errors(average, graphs, e0s).items()}
+    row = {
+        "epoch": int(state.done) if state.position == 0 else state.done,
+        "loss": state.loss / max(state.losses, 1),
+        "learning_rate": state.rate,
+        **processes.first_process_says(errors),
+    }
+    rule = optimisation.best_by
+    found = scores(row, setup.judged(rule), rule)
+    with uninterrupted():
+        state.judge(row, found, rule, average)
+    log.debug("epoch %g  loss %.4f  %s %.1f", row["epoch"], row["loss"], rule, found[rule])
 
 
 def _digest(setup: TrainingSetup) -> str:
-    """Content hash of where a training starts and what it learns from."""
-    digest = hashlib.sha256(repr(list(setup.weights)).encode())
+    """Content hash of where a training starts, what may change and what it learns from."""
+    trainable = [name for name, p in setup.network.named_parameters() if p.requires_grad]
+    digest = hashlib.sha256(repr((list(setup.weights), trainable)).encode())
     for name, tensor in setup.network.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
     for name, items in {"train": setup.train, **setup.valid}.items():
-        digest.update(name.encode())
-        for g in items:
-            digest.update(repr((g.head, g.energy)).encode())
-            for tensor in (g.species, g.positions, g.cell, g.forces, g.stress):
-                digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _save(
-    path: Path,
-    identity: dict[str, Any],
-    network: Network,
-    average: Network,
-    optimiser: torch.optim.Optimizer,
-    state: _State,
-) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(
-        {
-            "identity": identity,
-            "network": network.state_dict(),
-            "average": average.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "state": vars(state),
-        },
-        temporary,
-    )
-    temporary.replace(path)
-
-
-def _resume(
-    path: Path | None,
-    identity: dict[str, Any],
-    network: Network,
-    average: Network,
-    optimiser: torch.optim.Optimizer,
-) -> _State | None:
-    if path is None or not path.exists():
-        return None
-    try:
-        saved = torch.load(path, weights_only=True)
-    except Exception as error:
-        raise ResumeError(
-            f"{path}: the saved training state cannot be read ({error}); delete it to start anew"
-        ) from error
-    if saved["identity"] != identity:
-        raise ResumeError(f"{path}: the saved state belongs to another training; delete it to start anew")
-    network.load_state_dict(saved["network"])
-    average.load_state_dict(saved["average"])
-    optimiser.load_state_dict(saved["optimiser"])
-    log.info("resumed after epoch %d", saved["state"]["epoch"])
-    return _State(**saved["state"])
+        digest.update(name.encode() + graphs_digest(items).encode())
+    return digest.hexdigest()[:16]

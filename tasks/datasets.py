@@ -7,7 +7,7 @@ from prefect import task
 
 from db import artifacts
 from db.steps import Output
-from models import datasets, foundation, pseudolabels
+from models import datasets, pseudolabels
 from models.campaign import Campaign, Labels, ReferenceTrajectories, Replay
 from models.datasets import Part
 from tasks.children import in_child
@@ -34,8 +34,8 @@ def ingest_labels(campaign: Campaign) -> Mapping[str, str]:
 
 @task(name="pseudolabel replay", task_run_name="pseudolabel-replay")
 def pseudolabel_replay(replay: Replay, foundation_id: str) -> Mapping[str, str]:
-    """Ids of the parts replay_train, replay_valid and replay_test."""
-    path = replay.path or foundation.shipped_replay()
+    """Ids of the parts replay_train, replay_valid, replay_test; see `models.pseudolabels.replay_set`."""
+    path = replay.file
     source = artifacts.import_file(path, "structures", path.name)
     model = artifacts.get(foundation_id)
 
@@ -43,12 +43,17 @@ def pseudolabel_replay(replay: Replay, foundation_id: str) -> Mapping[str, str]:
         parts = in_child(
             pseudolabels.replay_set, artifacts.path(model.id), path, replay.n_structures, replay.seed, work
         )
-        said = {key: model.metadata[key] for key in ("level_of_theory", "licence") if key in model.metadata}
-        return outputs(parts, model.name, said)
+        made = {key: model.metadata[key] for key in ("level_of_theory", "licence") if key in model.metadata}
+        own = {"level_of_theory": replay.labels_level or "unknown"}
+        found: dict[str, Output] = {}
+        for name, part in parts.items():
+            said = made if part.contents["labels_from"] == "foundation" else made | own
+            found |= outputs({name: part}, model.name, said)
+        return found
 
     inputs = {"foundation": model.id, "structures": source.id}
-    parameters = {"n_structures": replay.n_structures}
-    return recorded("pseudolabel_replay", 1, parameters, inputs, compute, seed=replay.seed)
+    parameters = {"n_structures": replay.n_structures, "labels_level": replay.labels_level}
+    return recorded("pseudolabel_replay", 2, parameters, inputs, compute, seed=replay.seed)
 
 
 @task(name="record reference", task_run_name="record-reference")

@@ -1,12 +1,16 @@
-"""What a person sees while a child process works: log lines and a progress bar in the UI."""
+"""What a person sees while a child process works: log lines, and a progress bar and a table in the UI."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
+
+from tasks.tracking import tracked
 
 _LINES = 10  # log lines for a whole piece of work
 
@@ -30,22 +34,57 @@ def progress(
         shown = int(done * _LINES)
         logger.info("%s: %s", what, line)
         if isinstance(bar, UUID):
-            update_progress_artifact(bar, progress=min(100.0, 100.0 * done))
+            update_progress_artifact(bar, progress=min(100.0, 100.0 * done), description=f"{what}: {line}")
 
     return show
 
 
+@contextmanager
+def training(
+    what: str, name: str, run_id: str, parameters: Mapping[str, Any], total: int
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A callback for a training of `total` epochs: log, bar, trackers and, when it is over, a table.
+
+    `name` and `parameters` are what trackers show, `run_id` is the run they go on with.
+    """
+    show = progress(what, epochs(total))
+    rows: list[dict[str, Any]] = []
+    with tracked(name, run_id, parameters) as track:
+
+        def each(row: dict[str, Any]) -> None:
+            show(row)
+            track(row)
+            rows.append(row)
+
+        yield each
+    if rows and TaskRunContext.get():
+        key = re.sub("[^a-z0-9]+", "-", f"{name}-training".lower())
+        create_table_artifact(table=rows, key=key, description=f"Evaluations of {what}")
+
+
 def epochs(total: int) -> Callable[[dict[str, Any]], tuple[float, str]]:
-    """The share and the line of a training's epoch (see `models.training`)."""
+    """The share and the line of a training's evaluation (see `models.training.fit`)."""
 
     def share(row: dict[str, Any]) -> tuple[float, str]:
-        done = row["epoch"] / total
-        line = f"epoch {row['epoch']}/{total}, target forces {row['target_forces_mae']:.1f} meV/Å"
-        if "replay_forces_mae" in row:
-            line += f", replay {row['replay_forces_mae']:.1f} meV/Å"
-        if 0 < row["epoch"] < total:
-            line += f", {row['seconds'] * (1.0 / done - 1.0):.0f} s to go"
-        return done, line
+        parts = [f"epoch {row['epoch']:.4g}/{total}"]
+        if row["epoch"]:
+            parts.append(f"loss {row['loss']:.3g} at rate {row['learning_rate']:.2g}")
+        for name in ("target", "replay"):
+            errors = [
+                f"{row[key]:.1f} {unit}"
+                for quantity, unit in (("forces", "meV/Å"), ("energy_per_atom", "meV/atom"))
+                if (key := f"{name}_{quantity}_mae") in row
+            ]
+            if errors:
+                parts.append(f"{name} {' and '.join(errors)}")
+        if "structures_per_s" in row:
+            parts.append(f"{row['structures_per_s']:.3g} structures/s")
+        if "gpu_memory_gb" in row:
+            parts.append(f"{row['gpu_memory_gb']:.1f} GB on the GPU")
+        left = row.get("seconds_left")
+        if left:
+            parts.append(f"{left:.0f} s to go")
+        return (1.0 if left == 0.0 else row["epoch"] / total), ", ".join(parts)
 
     return share
 

@@ -148,7 +148,7 @@ def _data(campaign: Campaign, outcome: Mapping[str, Any]) -> dict[str, Any]:
                 "forces_interval": content["errors"]["test"]["forces"]["mae_interval"],
                 "energy": content["errors"]["test"]["energy"]["mae"],
                 "replay_forces": content["errors"]["replay_test"]["forces"]["mae"],
-                "trainable_parameters": None if name == "foundation" else content["n_parameters"],
+                "trainable_parameters": histories.get(name, {}).get("trained_parameters"),
                 "seconds": None if name == "foundation" else _seconds(tree(made[name])),
             }
             for name, content in errors.items()
@@ -189,7 +189,7 @@ def _data(campaign: Campaign, outcome: Mapping[str, Any]) -> dict[str, Any]:
             "replay": campaign.replay.seed,
             "simulation": campaign.simulation.seed,
             "student": campaign.student.optimisation.seed,
-            **{c.kind: c.optimisation.seed for c in campaign.candidates},
+            **{c.name: c.optimisation.seed for c in campaign.candidates},
         },
         "notes": _notes(campaign),
     }

@@ -12,7 +12,7 @@ from models.campaign import Campaign
 from models.distillation import training as distillation
 from models.strategies import AnyStrategy
 from tasks.children import in_child
-from tasks.progress import epochs, progress
+from tasks.progress import training
 from tasks.records import paths, recorded
 
 
@@ -36,29 +36,31 @@ def refit_e0s(campaign: Campaign, foundation: str, data: Mapping[str, str]) -> s
         }
         return {"e0s": Output(path=path, kind="e0s", name=f"{campaign.name}-e0s", metadata=said)}
 
-    return recorded("refit_e0s", 1, campaign.e0s.model_dump(), inputs, compute)["e0s"]
+    return recorded("refit_e0s", 2, campaign.e0s.model_dump(), inputs, compute)["e0s"]
 
 
-@task(name="fine-tune", task_run_name="fine-tune-{strategy.kind}")
+@task(name="fine-tune", task_run_name="fine-tune-{strategy.name}")
 def fine_tune(campaign: Campaign, strategy: AnyStrategy, inputs: Mapping[str, str]) -> Mapping[str, str]:
     """Ids of a candidate's checkpoint and history; `inputs` by role (see `models.finetuning`)."""
-    name = f"{campaign.name}-{strategy.kind}"
+    name = f"{campaign.name}-{strategy.name}"
+    parameters = strategy.model_dump(mode="json")
 
     def compute(work: Path) -> dict[str, Output]:
         said = heritage(inputs, ("foundation", "train"), name, campaign.labels.level_of_theory)
-        files = in_child(
-            finetuning.fine_tune,
-            strategy,
-            paths(inputs),
-            campaign.labels.level_of_theory,
-            said,
-            work,
-            on_progress=progress(f"fine-tune {strategy.kind}", epochs(strategy.optimisation.epochs)),
-        )
+        total = strategy.optimisation.epochs
+        with training(f"fine-tune {strategy.name}", name, work.name, parameters, total) as show:
+            files = in_child(
+                finetuning.fine_tune,
+                strategy,
+                paths(inputs),
+                campaign.labels.level_of_theory,
+                said,
+                work,
+                on_progress=show,
+            )
         return fitted(files, name, said)
 
-    parameters = strategy.model_dump(mode="json")
-    return recorded("fine_tune", 1, parameters, inputs, compute, seed=strategy.optimisation.seed)
+    return recorded("fine_tune", 2, parameters, inputs, compute, seed=strategy.optimisation.seed)
 
 
 @task(name="label for student", task_run_name="label-for-student")
@@ -91,23 +93,25 @@ def distil(campaign: Campaign, inputs: Mapping[str, str]) -> Mapping[str, str]:
     plan = campaign.student
     name = f"{campaign.name}-student"
 
+    parameters = plan.model_dump(mode="json", include={"architecture", "optimisation"})
+
     def compute(work: Path) -> dict[str, Output]:
         files = paths(inputs)
         said = heritage(inputs, ("teacher", "train"), name, campaign.labels.level_of_theory)
-        made = in_child(
-            distillation.distil,
-            plan.architecture,
-            plan.optimisation,
-            files.pop("teacher"),
-            files,
-            said,
-            work,
-            on_progress=progress("distil", epochs(plan.optimisation.epochs)),
-        )
+        with training("distil", name, work.name, parameters, plan.optimisation.epochs) as show:
+            made = in_child(
+                distillation.distil,
+                plan.architecture,
+                plan.optimisation,
+                files.pop("teacher"),
+                files,
+                said,
+                work,
+                on_progress=show,
+            )
         return fitted(made, name, said)
 
-    parameters = plan.model_dump(mode="json", include={"architecture", "optimisation"})
-    return recorded("distil", 1, parameters, inputs, compute, seed=plan.optimisation.seed)
+    return recorded("distil", 2, parameters, inputs, compute, seed=plan.optimisation.seed)
 
 
 def fitted(files: Mapping[str, Path], name: str, said: dict[str, str]) -> dict[str, Output]:

@@ -83,5 +83,9 @@ def measure_speed(teacher: str, student: str, starts_from: str, replicas: int) -
 @task(name="rank", task_run_name="rank-candidates")
 def rank(histories: Mapping[str, str]) -> str:
     """The candidate with the lowest force error on the validation set; the test set has no say."""
-    found = {kind: read(id_) for kind, id_ in histories.items()}
-    return min(found, key=lambda kind: found[kind]["epochs"][found[kind]["best_epoch"]]["target_forces_mae"])
+    best = {}
+    for name, id_ in histories.items():
+        history = read(id_)
+        (row,) = (row for row in history["epochs"] if row["epoch"] == history["best_epoch"])
+        best[name] = row["target_forces_mae"]
+    return min(best, key=lambda name: best[name])

@@ -72,7 +72,7 @@ anions are known only as the methyl halide complexes of the sn2 family; nothing 
 
 
 def table(measured: Errors, counts: Mapping[str, int]) -> str:
-    """The rows of the card's table, a family each and all together."""
+    """The rows of the card's table: each family, their plain mean, and all structures as they come."""
     assert measured.forces is not None
     assert measured.energy is not None
     rows = [
@@ -84,11 +84,14 @@ def table(measured: Errors, counts: Mapping[str, int]) -> str:
         )
         for family, metric in measured.forces_by_family.items()
     ]
-    rows.append(("all", "", measured.forces, measured.energy))
-    return "\n".join(
+    rows.append(("all", "every structure", measured.forces, measured.energy))
+    lines = [
         f"| {family} | {holds} | {counts[family]} | {forces.mae:.1f} | {forces.rmse:.1f} | {energy.mae:.1f} |"
         for family, holds, forces, energy in rows
-    )
+    ]
+    mean = np.mean([[f.mae, f.rmse, e.mae] for _, _, f, e in rows[:-1]], axis=0)
+    lines.append("| mean | every family alike | | " + " | ".join(f"{value:.1f}" for value in mean) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -4,18 +4,30 @@ from typing import Annotated
 
 from pydantic import Field
 
-from models.strategies.base import REPLAY_HEAD, TARGET_HEAD, Strategy, TrainingData
+from models.strategies.base import REPLAY_HEAD, TARGET_HEAD, Strategy, Target, TrainingData
+from models.strategies.frozen import Frozen
+from models.strategies.lora import Lora
 from models.strategies.naive import Naive
-from models.strategies.replay import PseudolabelledReplay
+from models.strategies.replay import MultiheadReplay, PseudolabelledReplay, ReplayLora
+from models.strategies.scratch import FromScratch
 
-AnyStrategy = Annotated[Naive | PseudolabelledReplay, Field(discriminator="kind")]
+AnyStrategy = Annotated[
+    FromScratch | Naive | Frozen | Lora | MultiheadReplay | PseudolabelledReplay | ReplayLora,
+    Field(discriminator="kind"),
+]
 
 __all__ = [
     "REPLAY_HEAD",
     "TARGET_HEAD",
     "AnyStrategy",
+    "FromScratch",
+    "Frozen",
+    "Lora",
+    "MultiheadReplay",
     "Naive",
     "PseudolabelledReplay",
+    "ReplayLora",
     "Strategy",
+    "Target",
     "TrainingData",
 ]

@@ -37,3 +37,13 @@ def test_other_databases_are_refused(url: str, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ValidationError, match="is not supported; give sqlite:") as caught:
         settings()
     assert "secret" not in caught.value.errors()[0]["msg"]
+
+
+def test_trackers_are_a_list_of_known_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEMPER_TRACKERS", raising=False)
+    assert settings().trackers == ()
+    monkeypatch.setenv("TEMPER_TRACKERS", "wandb, tensorboard")
+    assert settings().trackers == ("wandb", "tensorboard")
+    monkeypatch.setenv("TEMPER_TRACKERS", "comet")
+    with pytest.raises(ValidationError, match="'tensorboard', 'wandb' or 'mlflow'"):
+        settings()

@@ -7,6 +7,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from models import potentials
+from models.heads import with_heads
 from models.potentials import Potential
 from models.reference.xtb import calculator, labelled_copy
 from models.systems.packing import pack
@@ -57,7 +58,7 @@ def two_heads(tiny_potential: Potential) -> Potential:
     """The tiny network with the heads `replay` and `target`, 3 eV per atom apart."""
     old = tiny_potential.e0s()
     e0s = {"replay": old, "target": {z: e - 3.0 for z, e in old.items()}}
-    network = potentials.with_heads(tiny_potential, e0s)
+    network = with_heads(tiny_potential, e0s)
     return Potential(network=network.eval(), level_of_theory=dict.fromkeys(e0s, "none"), provenance={})
 
 

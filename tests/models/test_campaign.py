@@ -70,7 +70,11 @@ def change(content: dict[str, Any], place: str, value: Any) -> None:
         ("labels.units.energy", "ev", "labels.units.energy: Input should be 'eV', 'meV'"),
         ("labels.level_of_theory", "", "labels.level_of_theory: String should have at least 1 character"),
         ("candidates", [], "candidates: Tuple should have at least 1 item"),
-        ("candidates", [{"kind": "naive"}] * 2, "campaign: candidates: naive, naive name one strategy twice"),
+        ("candidates", [{"kind": "naive"}] * 2, "campaign: candidates: two are called naive; remove one"),
+        ("candidates.0.called", "student", "campaign: candidates: none can be called student; change"),
+        ("candidates.0.called", "My Model", "candidates.0.naive.called: String should match pattern"),
+        ("candidates.0.weights", {"force": 1.0}, "candidates.0.naive.weights.force: unknown key"),
+        ("candidates.0", {"kind": "lora", "rank": 0}, "candidates.0.lora.rank: Input should be greater"),
         (
             "candidates.0.kind",
             "magic",
@@ -113,6 +117,7 @@ def test_two_mistakes_are_two_lines(content, tmp_path):
         ("labels.names", {"stress": "S"}, DataError, r"both names\.stress and units\.stress"),
         ("foundation.name", "smal", FoundationError, "'smal' is neither a file nor known"),
         ("e0s.policy", "isolated_atoms", DataError, "no frame with config_type=IsolatedAtom for H, O"),
+        ("e0s", {"policy": "explicit", "energies": {"H": -1.0}}, DataError, "no energy for O in energies"),
     ],
 )
 def test_an_input_that_cannot_be_used_is_found_before_anything_runs(
@@ -121,6 +126,52 @@ def test_an_input_that_cannot_be_used_is_found_before_anything_runs(
     change(content, place, value)
     with pytest.raises(error, match=message):
         load_campaign(save(content, tmp_path))
+
+
+def test_one_strategy_can_compete_with_itself(content, tmp_path):
+    content["candidates"] = [
+        {"kind": "lora", "rank": 4}, {"kind": "lora", "rank": 16},
+        {"kind": "lora", "rank": 16, "called": "lora-strong", "alpha": 16.0},
+        {"kind": "frozen"}, {"kind": "frozen", "trains": "readouts"},
+    ]  # fmt: skip
+    campaign = load_campaign(save(content, tmp_path))
+    assert [candidate.name for candidate in campaign.candidates] == [
+        "lora-r4", "lora-r16", "lora-strong", "frozen-interactions", "frozen-but-readouts",
+    ]  # fmt: skip
+    assert Campaign.model_validate(campaign.model_dump()) == campaign
+
+
+def test_the_shipped_replay_set_is_of_the_shipped_foundations_level(content, tmp_path):
+    content["candidates"] = [{"kind": "multihead_replay"}]
+    campaign = load_campaign(save(content, tmp_path))
+    assert campaign.replay.labels_level == "GFN1-xTB"
+
+
+@pytest.mark.parametrize(
+    ("replay", "message"),
+    [
+        ({"path": "labels.xyz"}, r"replay\.level_of_theory: is missing; multihead-replay trains on"),
+        (
+            {"path": "labels.xyz", "level_of_theory": "GFN2-xTB"},
+            r"the labels are GFN2-xTB, the foundation temper-gfn1 is GFN1-xTB, and multihead-replay would",
+        ),
+        (
+            {"path": "bare.xyz", "level_of_theory": "GFN1-xTB"},
+            r"bare\.xyz, frame 2 \(\w+\): no REF_energy and REF_forces, on which multihead-replay trains",
+        ),
+    ],
+)
+def test_replay_labels_of_another_level_or_none_are_refused(
+    replay, message, content, tmp_path, labelled_waters
+):
+    bare = [atoms.copy() for atoms in labelled_waters]
+    del bare[2].arrays["REF_forces"]
+    write_structures(tmp_path / "bare.xyz", bare)
+    content |= {"replay": replay, "candidates": [{"kind": "naive"}, {"kind": "multihead_replay"}]}
+    with pytest.raises(CampaignError, match=message):
+        load_campaign(save(content, tmp_path))
+    content["candidates"] = [{"kind": "naive"}, {"kind": "pseudolabelled_replay"}]
+    load_campaign(save(content, tmp_path))
 
 
 def test_a_label_that_is_no_number_is_named(written, tmp_path, labelled_waters):

@@ -6,6 +6,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from models import potentials
 from models.datasets import DataError, write_structures
@@ -106,6 +107,53 @@ def test_the_foundations_e0s_can_be_kept(tiny_potential):
     fit = refit(tiny_potential, frames, [], E0Policy(policy="foundation"))
     assert fit.e0s == tiny_potential.e0s()
     assert fit.residual_after == fit.residual_before == pytest.approx(2000.0)
+
+
+def test_explicit_energies_are_taken_as_they_are(tiny_potential):
+    frames = shifted(tiny_potential, [spread((2, 1, 0, 0))], (1.0, 4.0, 0.0, 0.0))
+    policy = E0Policy(policy="explicit", energies={"H": -13.6, "O": -432.0, "Na": -5.0})
+    fit = refit(tiny_potential, frames, [], policy)
+    assert fit.e0s == tiny_potential.e0s() | {1: -13.6, 8: -432.0, 11: -5.0}
+    assert fit.shifts == pytest.approx({1: -13.6 + 1.1, 8: -432.0 + 8.8})
+    with pytest.raises(DataError, match="e0s: no energy for O in energies; add it or use 'estimated'"):
+        refit(tiny_potential, frames, [], E0Policy(policy="explicit", energies={"H": -13.6}))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"policy": "explicit"}, "energies: go with the policy 'explicit' and with no other"),
+        ({"energies": {"H": 1.0}}, "energies: go with the policy 'explicit' and with no other"),
+        ({"policy": "explicit", "energies": {"Hx": 1.0}}, "energies: Hx: no such element"),
+        ({"policy": "explicit", "energies": {"H": float("nan")}}, "a finite number of eV"),
+    ],
+)
+def test_explicit_energies_are_examined(given, message):
+    with pytest.raises(ValidationError, match=message):
+        E0Policy(**given)
+
+
+def test_the_average_ignores_binding_and_says_so(tiny_potential, caplog):
+    compositions = [(2, 1, 0, 0), (1, 1, 0, 0), (3, 1, 0, 0)]
+    frames = [spread(c) for c in compositions]
+    for frame, binding in zip(frames, (-9.0, -4.0, -10.0), strict=True):
+        frame.info["REF_energy"] = sum(tiny_potential.e0s()[z] for z in frame.numbers) + binding
+    fit = refit(tiny_potential, frames, [], E0Policy(policy="average"))
+    counts = np.array([c[:2] for c in compositions], dtype=float)
+    energies = [frame.info["REF_energy"] for frame in frames]
+    expected = np.linalg.lstsq(counts, np.array(energies))[0]
+    assert [fit.e0s[1], fit.e0s[8]] == pytest.approx(list(expected), abs=1e-6)
+    assert "only to be compared against" in fit.warnings[0]
+    assert fit.warnings[0] in caplog.text
+    assert "only to be compared against" in str(E0Policy.model_json_schema()["properties"]["policy"])
+
+
+def test_e0s_that_do_not_belong_to_the_labels_are_reported(tiny_potential, caplog):
+    frames = shifted(tiny_potential, [spread((2, 1, 0, 0)), spread((1, 2, 0, 0))], (1.0, 4.0, 0.0, 0.0))
+    [warning] = refit(tiny_potential, frames, [], E0Policy(policy="foundation")).warnings
+    assert warning.startswith("energies are 2550 meV/atom off before training: the E0s do not belong")
+    assert warning in caplog.text
+    assert refit(tiny_potential, frames, [], E0Policy()).warnings == []
 
 
 def test_a_fit_becomes_a_file_and_comes_back(tiny_foundation, labelled_waters, tmp_path):

@@ -10,13 +10,15 @@ from models.distillation.students import SmallMace
 from models.distillation.training import bound_e0s, distil, label_pool, pool
 from models.dynamics import md, trajectories
 from models.e0s import E0Policy, read_e0s, refit_file
-from models.finetuning import fine_tune
+from models.finetuning import FurtherTarget, fine_tune
 from models.graphs import graphs, predict
+from models.heads import with_heads
 from models.pseudolabels import pseudolabel, replay_set
-from models.strategies import Naive, PseudolabelledReplay
+from models.strategies import Lora, Naive, PseudolabelledReplay, ReplayLora
 from models.training import Optimisation
 
 QUICK = Optimisation(learning_rate=0.003, ema_decay=0.5, epochs=2, max_edges=80)
+ONE = QUICK.model_copy(update={"epochs": 1})
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,9 @@ def files(tiny_foundation, labelled_waters, tmp_path_factory) -> dict[str, Path]
     return made | {role: replay[role].path for role in ("replay_train", "replay_valid")}
 
 
-@pytest.mark.parametrize("strategy", [Naive(optimisation=QUICK), PseudolabelledReplay(optimisation=QUICK)])
+@pytest.mark.parametrize(
+    "strategy", [Naive(optimisation=QUICK), ReplayLora(optimisation=QUICK, keep_replay_head=True)]
+)
 def test_the_same_inputs_give_the_same_bytes(strategy, files, tmp_path):
     made = []
     for name in ("a", "b"):
@@ -41,12 +45,45 @@ def test_the_same_inputs_give_the_same_bytes(strategy, files, tmp_path):
     assert made[0].keys() == made[1].keys() == {"checkpoint", "history"}
     assert all(made[0][role].read_bytes() == made[1][role].read_bytes() for role in made[0])
     specialist = potentials.load(made[0]["checkpoint"])
-    assert dict(specialist.level_of_theory) == {"target": "GFN2-xTB"}
+    levels = {"replay": "none"} if isinstance(strategy, ReplayLora) else {}
+    assert dict(specialist.level_of_theory) == levels | {"target": "GFN2-xTB"}
     assert specialist.provenance == {"name": "water"}
     assert specialist.e0s() == read_e0s(files["e0s"])
     history = json.loads(made[0]["history"].read_text())
+    whole = potentials.n_parameters(specialist.network)
+    assert 0 < history["trained_parameters"] <= whole
+    assert (history["trained_parameters"] == whole) == isinstance(strategy, Naive)
     assert [row["epoch"] for row in history["epochs"]] == [0, 1, 2]
     assert 0 <= history["best_epoch"] <= 2
+
+
+@pytest.mark.parametrize("strategy", [Naive(optimisation=ONE), PseudolabelledReplay(optimisation=ONE)])
+def test_a_second_round_has_the_e0s_that_were_asked_for(strategy, files, tmp_path):
+    # The first round's head has the second's name and shape, of which mace-torch would keep the old E0s.
+    rounds = [tmp_path / "first", tmp_path / "second"]
+    for folder in rounds:
+        folder.mkdir()
+    first = fine_tune(strategy, files, "GFN2-xTB", {}, rounds[0])["checkpoint"]
+    shifted = json.loads(files["e0s"].read_text())
+    shifted["e0s"] = {symbol: energy - 100.0 for symbol, energy in shifted["e0s"].items()}
+    (tmp_path / "e0s.json").write_text(json.dumps(shifted))
+    second = fine_tune(
+        strategy, files | {"foundation": first, "e0s": tmp_path / "e0s.json"}, "MP2", {}, rounds[1]
+    )["checkpoint"]
+    specialist = potentials.load(second)
+    assert specialist.e0s() == {z: e - 100.0 for z, e in potentials.load(first).e0s().items()}
+    assert dict(specialist.level_of_theory) == {"target": "MP2"}
+
+
+def test_several_targets_become_one_checkpoint_of_several_levels(files, tmp_path):
+    other = FurtherTarget(
+        train=files["replay_train"], valid=files["replay_valid"], e0s=files["e0s"], level_of_theory="PBE"
+    )
+    given = {role: path for role, path in files.items() if not role.startswith("replay")}
+    made = fine_tune(Lora(optimisation=ONE), given, "GFN2-xTB", {}, tmp_path, further={"second": other})
+    specialist = potentials.load(made["checkpoint"])
+    assert dict(specialist.level_of_theory) == {"second": "PBE", "target": "GFN2-xTB"}
+    assert specialist.e0s("second") == specialist.e0s() == read_e0s(files["e0s"])
 
 
 def test_pseudolabels_are_the_models_own_and_replace_others(tiny_potential, labelled_waters, salt_crystal):
@@ -70,17 +107,31 @@ def test_a_prediction_that_is_no_number_is_named(tiny_foundation, labelled_water
         pseudolabel(potential, labelled_waters[:1])
 
 
-def test_the_replay_set_keeps_its_own_labels_only_for_the_test(tiny_foundation, labelled_waters, tmp_path):
+def test_the_replay_set_has_its_own_labels_beside_the_foundations(tiny_foundation, labelled_waters, tmp_path):
     write_structures(tmp_path / "all.xyz", labelled_waters)
     parts = replay_set(tiny_foundation, tmp_path / "all.xyz", 22, 0, tmp_path)
     assert {role: part.contents["labels_from"] for role, part in parts.items()} == {
         "replay_train": "foundation", "replay_valid": "foundation", "replay_test": "reference",
+        "original_train": "reference", "original_valid": "reference",
     }  # fmt: skip
-    assert sum(part.contents["n_structures"] for part in parts.values()) == 22
+    frames = {role: read_structures(part.path) for role, part in parts.items()}
+    assert sum(len(items) for role, items in frames.items() if role.startswith("replay")) == 22
     own = {atoms.info["REF_energy"] for atoms in labelled_waters}
-    energies = {role: {a.info["REF_energy"] for a in read_structures(p.path)} for role, p in parts.items()}
-    assert energies["replay_test"] <= own
-    assert not energies["replay_train"] & own
+    for role, part in parts.items():
+        energies = {atoms.info["REF_energy"] for atoms in frames[role]}
+        assert energies <= own if part.contents["labels_from"] == "reference" else not energies & own
+    for part in ("train", "valid"):
+        pairs = zip(frames[f"replay_{part}"], frames[f"original_{part}"], strict=True)
+        assert all((a.positions == b.positions).all() for a, b in pairs)
+
+
+def test_a_replay_set_without_labels_has_only_the_foundations(tiny_foundation, labelled_waters, tmp_path):
+    bare = [atoms.copy() for atoms in labelled_waters]
+    del bare[0].arrays["REF_forces"]
+    write_structures(tmp_path / "all.xyz", bare)
+    parts = replay_set(tiny_foundation, tmp_path / "all.xyz", 24, 0, tmp_path)
+    assert set(parts) == {"replay_train", "replay_valid", "replay_test"}
+    assert {part.contents["labels_from"] for part in parts.values()} == {"foundation"}
 
 
 def test_the_pool_is_half_dynamics_and_half_rattled(labelled_waters):
@@ -112,7 +163,7 @@ def test_a_student_learns_from_its_teacher(student, files, tmp_path):
     # Any network with the head "target" can teach.
     foundation = potentials.load(files["foundation"])
     teacher = potentials.Potential(
-        network=potentials.with_heads(foundation, {"target": read_e0s(files["e0s"])}).eval(),
+        network=with_heads(foundation, {"target": read_e0s(files["e0s"])}).eval(),
         level_of_theory={"target": "GFN2-xTB"}, provenance={},
     )  # fmt: skip
     potentials.save(teacher, tmp_path / "teacher")

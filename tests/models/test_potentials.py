@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from models import potentials
 from models.dynamics import trajectories
 from models.graphs import Prediction, graphs, predict
+from models.heads import select_head, with_heads
 from models.potentials import CheckpointError, Potential
 
 
@@ -38,9 +39,7 @@ def test_a_round_trip_keeps_bytes_and_predictions(name, dtype, request, tmp_path
 
 
 def test_e0s_keep_their_float64_in_a_float32_checkpoint(tiny_potential, tmp_path):
-    network = potentials.with_heads(
-        tiny_potential, {"target": dict.fromkeys(tiny_potential.elements, -12345.678901234)}
-    )
+    network = with_heads(tiny_potential, {"target": dict.fromkeys(tiny_potential.elements, -12345.678901234)})
     potentials.save(
         Potential(network=network.float(), level_of_theory={}, provenance={}), tmp_path / "rounded"
     )
@@ -90,54 +89,12 @@ def test_weights_of_another_shape_are_refused_by_name(tiny_foundation, tmp_path)
         potentials.load(tmp_path / "less")
 
 
-@pytest.mark.parametrize("heads", [("target",), ("replay", "target"), ("a", "b", "c")])
-def test_every_head_is_a_copy_with_the_e0s_asked_for(heads, tiny_potential, salt_water):
-    e0s = {head: {z: -0.5 * z - k for z in tiny_potential.elements} for k, head in enumerate(heads)}
-    network = potentials.with_heads(tiny_potential, e0s)
-    copied = Potential(network=network.eval(), level_of_theory={}, provenance={})
-    assert copied.heads == list(heads)
-    [before] = answers(tiny_potential, [salt_water])
-    for head in heads:
-        assert copied.e0s(head) == e0s[head]
-        shift = sum(e0s[head][z] - tiny_potential.e0s()[z] for z in salt_water.numbers)
-        [after] = answers(copied, [salt_water], head)
-        assert after.energy == pytest.approx(before.energy + shift, abs=1e-9)
-        np.testing.assert_allclose(after.forces, before.forces, atol=1e-9)
-
-
-def test_heads_need_every_e0_and_a_single_headed_start(tiny_potential, two_heads):
-    some = dict.fromkeys((1, 8, 17), 0.0)
-    with pytest.raises(ValueError, match="head 'target' has no E0 for Na"):
-        potentials.with_heads(tiny_potential, {"target": some})
-    with pytest.raises(ValueError, match=r"has heads \['replay', 'target'\]: choose one"):
-        potentials.with_heads(two_heads, {"target": two_heads.e0s()})
-
-
 def test_set_e0s_leaves_the_callers_array_alone(two_heads):
-    network = potentials.select_head(two_heads.network, "target")
+    network = select_head(two_heads.network, "target")
     mine = np.array([1.0, 2.0, 3.0, 4.0])
     potentials.set_e0s(network, mine)
     network.atomic_energies_fn.atomic_energies += 1.0
     assert mine.tolist() == [1.0, 2.0, 3.0, 4.0]
-
-
-@pytest.mark.parametrize("head", ["replay", "target"])
-def test_a_selected_head_gives_the_same_numbers(head, two_heads, tmp_path, salt_water, salt_crystal):
-    frames = [salt_water, salt_crystal]
-    potentials.save(two_heads, tmp_path / "both")
-    both = potentials.load(tmp_path / "both")
-    with torch.no_grad():  # as a training would, so that the heads differ in more than their E0s
-        for weights in both.network.readouts.parameters():
-            weights.add_(torch.linspace(-1.0, 1.0, weights.numel(), dtype=weights.dtype))
-    apart = [answers(both, frames, name)[0].forces for name in both.heads]
-    assert np.abs(apart[0] - apart[1]).max() > 1e-3
-    single = Potential(network=potentials.select_head(both.network, head), level_of_theory={}, provenance={})
-    assert single.heads == [head]
-    assert single.e0s() == both.e0s(head)
-    for a, b in zip(answers(both, frames, head), answers(single, frames), strict=True):
-        assert b.energy == pytest.approx(a.energy, abs=1e-9)
-        np.testing.assert_allclose(b.forces, a.forces, atol=1e-9)
-    assert potentials.select_head(single.network, head) is single.network
 
 
 def test_an_exported_model_opens_in_maces_own_calculator(tiny_foundation, tmp_path, salt_water):

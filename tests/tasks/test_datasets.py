@@ -7,9 +7,10 @@ import pytest
 from db import artifacts
 from db.errors import ConflictingMetadata
 from db.lineage import tree
-from models.campaign import Campaign, ReferenceTrajectories
+from models import foundation
+from models.campaign import Campaign, ReferenceTrajectories, Replay
 from models.datasets import read_structures
-from tasks.datasets import ingest_labels, record_reference
+from tasks.datasets import ingest_labels, pseudolabel_replay, record_reference
 
 
 def test_labels_become_parts_that_carry_their_terms(campaign: Campaign) -> None:
@@ -53,3 +54,18 @@ def test_a_reference_says_its_level_and_temperature(campaign: Campaign, tmp_path
     artifact = artifacts.get(record_reference.fn(reference))
     assert artifact.kind == "trajectories"
     assert artifact.metadata == {"level_of_theory": "GFN2-xTB", "temperature": 300.0, "licence": "MIT"}
+
+
+def test_the_replay_set_says_of_what_level_each_part_is(campaign: Campaign, tmp_path: Path) -> None:
+    shipped = foundation.shipped()["temper-gfn1"]
+    start = artifacts.import_file(shipped, "foundation", "start", {"level_of_theory": "ours"}).id
+    replay = Replay(path=campaign.labels.path, n_structures=10, level_of_theory="GFN2-xTB")
+    parts = pseudolabel_replay.fn(replay, start)
+    said = {role: artifacts.get(id_).metadata for role, id_ in parts.items()}
+    assert {role: (of["level_of_theory"], of["labels_from"]) for role, of in said.items()} == {
+        "replay_train": ("ours", "foundation"),
+        "replay_valid": ("ours", "foundation"),
+        "replay_test": ("GFN2-xTB", "reference"),
+        "original_train": ("GFN2-xTB", "reference"),
+        "original_valid": ("GFN2-xTB", "reference"),
+    }
