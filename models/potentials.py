@@ -237,7 +237,7 @@ def take_weights(network: Network, foundation: Network) -> None:
     The network's elements are some or all of the foundation's. Its E0s stay its own, and what the
     foundation does not train is not trained.
     """
-    e0s = network.atomic_energies_fn.atomic_energies.numpy()
+    e0s = network.atomic_energies_fn.atomic_energies.numpy().copy()
     with building(next(network.parameters()).dtype):
         load_foundations_elements(
             network,

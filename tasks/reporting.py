@@ -103,7 +103,7 @@ def report(campaign: Campaign, outcome: Mapping[str, Any]) -> str:
 
     inputs = {"shown": sorted(set(_ids({key: outcome[key] for key in shown})))}
     parameters = {"promoted": outcome["promoted"], **campaign.model_dump(include={"name", "description"})}
-    made = recorded("report", 1, parameters, inputs, compute)["report"]
+    made = recorded("report", 2, parameters, inputs, compute)["report"]
     aliases.promote(f"{campaign.name}@report", made, reason="last report")
     path = settings().home / "reports" / f"{campaign.name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)

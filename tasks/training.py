@@ -84,7 +84,7 @@ def label_for_student(campaign: Campaign, teacher: str, train: str, dynamics: st
         return {"labels": Output(path=path, kind="dataset", name=said["name"], metadata=said)}
 
     parameters = plan.model_dump(include={"n_structures", "rattle"})
-    return recorded("label_for_student", 1, parameters, inputs, compute, seed=plan.seed)["labels"]
+    return recorded("label_for_student", 2, parameters, inputs, compute, seed=plan.seed)["labels"]
 
 
 @task(name="distil", task_run_name="distil-student")

@@ -38,7 +38,7 @@ def measure_errors(
         return {"errors": Output(path=path, kind="evaluation", name=f"{name}-errors")}
 
     inputs = {"checkpoint": checkpoint, **datasets, **more}
-    return recorded("measure_errors", 1, {}, inputs, compute)["errors"]
+    return recorded("measure_errors", 2, {}, inputs, compute)["errors"]
 
 
 @task(name="simulate", task_run_name="simulate-{name}")
