@@ -39,6 +39,14 @@ def temper_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.fixture
+def sigint() -> Iterator[None]:
+    """Ctrl-C as in a terminal, also where the whole run was started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @dataclass(frozen=True)
 class PrefectServer:
     """A running server, and what two processes that asked for it at the same moment were told."""

@@ -29,6 +29,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from models import graphs, losses, potentials
+from models.heads import with_heads
 from models.datasets import read_structures
 from models.training import Optimisation, TrainingSetup, fit
 

@@ -113,6 +113,7 @@ def test_another_training_is_named_by_its_difference(tmp_path: Path) -> None:
         Training(tmp_path / "state.pt", rate=0.2).file.load()
 
 
+@pytest.mark.usefixtures("sigint")
 def test_signals_wait_for_the_end_of_an_update() -> None:
     done = []
 

@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -209,14 +209,6 @@ def test_every_death_is_told_apart_with_many_threads(work: ModuleType) -> None:
     assert all(outcome == "1" for outcome in outcomes[0::3])
     assert all("SIGKILL" in outcome for outcome in outcomes[1::3])
     assert all("SIGTERM" in outcome for outcome in outcomes[2::3])
-
-
-@pytest.fixture
-def sigint() -> Iterator[None]:
-    """Ctrl-C as in a terminal, also where the whole run was started in the background, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("sigint")
