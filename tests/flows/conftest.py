@@ -34,7 +34,7 @@ labels:
   licence: CC0-1.0
   units: {energy: eV, forces: eV/Å}
 reference: {path: reference.extxyz, level_of_theory: GFN2-xTB, temperature: 300.0, licence: CC0-1.0}
-replay: {path: replay.extxyz, n_structures: 12}
+replay: {path: replay.extxyz, level_of_theory: GFN1-xTB, n_structures: 12}
 candidates:
   - {kind: naive, optimisation: {learning_rate: 0.01, ema_decay: 0.9, clip_gradient: 10.0, epochs: 12}}
   - {kind: pseudolabelled_replay, optimisation: {learning_rate: 0.01, clip_gradient: 10.0, epochs: 2}}
