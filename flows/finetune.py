@@ -96,10 +96,16 @@ def finetune(
         {**pinned, "checkpoint": champion, "errors": errors[winner], "dynamics": dynamics["dynamics"]},
     )
 
-    lesson = label_for_student(plan, champion, data["train"], dynamics["trajectories"])
-    student = distil(
-        plan, {"teacher": champion, "train": data["train"], "valid": data["valid"], "teacher_labels": lesson}
-    )
+    met = [dynamics["trajectories"]]
+    for number in range(plan.student.rounds + 1):
+        lesson = label_for_student(plan, champion, data["train"], met)
+        taught = {"train": data["train"], "valid": data["valid"], "teacher_labels": lesson}
+        last = number == plan.student.rounds
+        student = distil(plan, {"teacher": champion, **taught}, last=last)
+        if not last:
+            name = f"student of round {number}"
+            explored = simulate(name, plan, student["checkpoint"], data["train"], explore=True)
+            met.append(explored["trajectories"])
     errors["student"] = measure_errors(
         "student", student["checkpoint"], {"test": data["test"]}, teacher=champion
     )

@@ -98,7 +98,15 @@ class StudentPlan(_Section):
     )
     n_structures: int = Field(900, ge=10, description="structures that the teacher labels")
     rattle: float = Field(0.1, gt=0, description="largest, Å")
+    rounds: int = Field(
+        0, ge=0, description="how often a shortly taught student explores and its dynamics is labelled"
+    )
     seed: int = 0
+
+    def exploring(self) -> "StudentPlan":
+        """The plan of a student that is taught again, with half the epochs."""
+        shorter = {"epochs": (self.optimisation.epochs + 1) // 2}
+        return self.model_copy(update={"optimisation": self.optimisation.model_copy(update=shorter)})
 
 
 _TAKEN = {"foundation", "champion", "student", "engine"}  # what reports call other models

@@ -77,7 +77,8 @@ def learning(
     def draw(figure: Figure) -> None:
         loss, forces = figure.subplots(1, 2)
         for name, (epoch, losses, maes, kept) in curves.items():
-            loss.plot(epoch, losses, color=colours[name])
+            trained = [k for k, at in enumerate(epoch) if at > 0]  # before training there is no loss
+            loss.plot([epoch[k] for k in trained], [losses[k] for k in trained], color=colours[name])
             forces.plot(epoch, maes, color=colours[name], label=name)
             if kept is not None:
                 forces.plot(kept, maes[list(epoch).index(kept)], "o", color=colours[name], markersize=5)

@@ -1,6 +1,6 @@
 """E0s, candidates, students."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefect import task
@@ -64,23 +64,24 @@ def fine_tune(campaign: Campaign, strategy: AnyStrategy, inputs: Mapping[str, st
 
 
 @task(name="label for student", task_run_name="label-for-student")
-def label_for_student(campaign: Campaign, teacher: str, train: str, dynamics: str) -> str:
-    """The id of the structures that the teacher labelled for its student."""
+def label_for_student(campaign: Campaign, teacher: str, train: str, dynamics: Sequence[str]) -> str:
+    """The id of the structures that the teacher labelled for its student; see `models.distillation`."""
     plan = campaign.student
-    inputs = {"teacher": teacher, "train": train, "dynamics": dynamics}
+    inputs: dict[str, str | Sequence[str]] = {"teacher": teacher, "train": train, "dynamics": dynamics}
 
     def compute(work: Path) -> dict[str, Output]:
         path = in_child(
             distillation.label_pool,
-            *paths(inputs).values(),
+            artifacts.path(teacher),
+            artifacts.path(train),
+            [artifacts.path(run) for run in dynamics],
             plan.n_structures,
             plan.rattle,
             plan.seed,
             work,
         )
-        said = heritage(
-            inputs, ("teacher",), f"{campaign.name}-teacher-labels", campaign.labels.level_of_theory
-        )
+        name = f"{campaign.name}-teacher-labels"
+        said = heritage({"teacher": teacher}, ("teacher",), name, campaign.labels.level_of_theory)
         return {"labels": Output(path=path, kind="dataset", name=said["name"], metadata=said)}
 
     parameters = plan.model_dump(include={"n_structures", "rattle"})
@@ -88,9 +89,12 @@ def label_for_student(campaign: Campaign, teacher: str, train: str, dynamics: st
 
 
 @task(name="distil", task_run_name="distil-student")
-def distil(campaign: Campaign, inputs: Mapping[str, str]) -> Mapping[str, str]:
-    """Ids of the student's checkpoint and history; `inputs` are teacher, train, valid, teacher_labels."""
-    plan = campaign.student
+def distil(campaign: Campaign, inputs: Mapping[str, str], *, last: bool = True) -> Mapping[str, str]:
+    """Ids of the student's checkpoint and history; `inputs` are teacher, train, valid, teacher_labels.
+
+    A student that is not the `last` one only explores: half the epochs will do.
+    """
+    plan = campaign.student if last else campaign.student.exploring()
     name = f"{campaign.name}-student"
 
     parameters = plan.model_dump(mode="json", include={"architecture", "optimisation"})

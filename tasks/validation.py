@@ -42,9 +42,11 @@ def measure_errors(
 
 
 @task(name="simulate", task_run_name="simulate-{name}")
-def simulate(name: str, campaign: Campaign, checkpoint: str, starts_from: str) -> Mapping[str, str]:
-    """Ids of the trajectories of a checkpoint, and of what they tell."""
-    compared = campaign.comparable_reference is not None
+def simulate(
+    name: str, campaign: Campaign, checkpoint: str, starts_from: str, *, explore: bool = False
+) -> Mapping[str, str]:
+    """Ids of the trajectories of a checkpoint, and of what they tell; to `explore` needs no reference."""
+    compared = campaign.comparable_reference is not None and not explore
     inputs = {"checkpoint": checkpoint, "starts_from": starts_from}
 
     def compute(work: Path) -> dict[str, Output]:
@@ -65,7 +67,7 @@ def simulate(name: str, campaign: Campaign, checkpoint: str, starts_from: str) -
         }
 
     parameters = {**campaign.simulation.model_dump(exclude={"seed"}), "compare_rdf": compared}
-    return recorded("simulate", 1, parameters, inputs, compute, seed=campaign.simulation.seed)
+    return recorded("simulate", 2, parameters, inputs, compute, seed=campaign.simulation.seed)
 
 
 @task(name="measure speed", task_run_name="speed-of-student")

@@ -18,27 +18,41 @@ from models.pseudolabels import pseudolabel
 from models.strategies import TARGET_HEAD
 from models.training import Optimisation, Report, TrainingSetup, fit
 
+_MAX_FORCE = 25.0  # eV/Å
+
 
 def pool(
-    labelled: Sequence[Atoms], dynamics: Sequence[Atoms], n_structures: int, rattle: float, seed: int
+    labelled: Sequence[Atoms],
+    dynamics: Sequence[Sequence[Atoms]],
+    n_structures: int,
+    rattle: float,
+    seed: int,
 ) -> list[Atoms]:
     """`n_structures` unlabelled structures: half from dynamics, half rattled copies of labelled ones.
+
+    The first of `dynamics` is the teacher's. Up to as many structures of each further one, which students
+    ran into by themselves, come on top.
 
     `rattle` is the largest standard deviation of a coordinate, Å; each copy has its own, from zero to
     that, so that a student knows what lies beyond thermal motion. Trajectories that are shorter
     than their half are made up for by more rattled structures.
     """
     rng = np.random.default_rng(seed)
-    chosen = list(dynamics)
-    if len(chosen) > n_structures // 2:
-        picks = rng.choice(len(chosen), n_structures // 2, replace=False)
-        chosen = [chosen[i] for i in sorted(picks)]
-    structures = [_bare(frame) for frame in chosen]
+    own, *met = dynamics
+    structures = [_bare(frame) for frame in _some(own, n_structures // 2, rng)]
     while len(structures) < n_structures:
         copy = _bare(labelled[int(rng.integers(len(labelled)))])
         copy.positions += rng.normal(scale=rng.uniform(0.0, rattle), size=copy.positions.shape)
         structures.append(copy)
+    for frames in met:
+        structures += [_bare(frame) for frame in _some(frames, n_structures // 2, rng)]
     return structures
+
+
+def _some(frames: Sequence[Atoms], number: int, rng: np.random.Generator) -> list[Atoms]:
+    """At most `number` of the frames, in their order."""
+    picks = rng.choice(len(frames), min(number, len(frames)), replace=False)
+    return [frames[i] for i in sorted(picks)]
 
 
 def _bare(frame: Atoms) -> Atoms:
@@ -46,13 +60,22 @@ def _bare(frame: Atoms) -> Atoms:
 
 
 def label_pool(
-    teacher: Path, train: Path, dynamics: Path, n_structures: int, rattle: float, seed: int, work: Path
+    teacher: Path,
+    train: Path,
+    dynamics: Sequence[Path],
+    n_structures: int,
+    rattle: float,
+    seed: int,
+    work: Path,
 ) -> Path:
-    """The file of structures that `teacher` labelled for its student (see `pool`)."""
-    frames = [atoms for run in trajectories.load(dynamics) for atoms in run.to_atoms()]
-    structures = pool(read_structures(train), frames, n_structures, rattle, seed)
+    """The file of structures that `teacher` labelled for its student (see `pool`).
+
+    Those with a force above 25 eV/Å, where it is out of its depth, are left out.
+    """
+    frames = [[atoms for run in trajectories.load(path) for atoms in run.to_atoms()] for path in dynamics]
+    labelled = pseudolabel(load(teacher), pool(read_structures(train), frames, n_structures, rattle, seed))
     path = work / "teacher_labels.extxyz"
-    write_structures(path, pseudolabel(load(teacher), structures))
+    write_structures(path, [a for a in labelled if np.abs(a.arrays["REF_forces"]).max() < _MAX_FORCE])
     return path
 
 

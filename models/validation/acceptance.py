@@ -57,6 +57,9 @@ class Gate(BaseModel):
     )
     fraction_finished: float = Field(1.0, ge=0, le=1, description="least share of replicas without a failure")
     rdf_distance: float | None = Field(0.15, gt=0, description="largest mean earth mover's distance, Å")
+    shortest_distance: float | None = Field(
+        0.85, gt=0, description="least shortest distance of any pair of elements over the reference's"
+    )
     drift: float = Field(5.0, gt=0, description="largest NVE drift, meV/atom/ps")
     student_speedup: float = Field(3.0, gt=0, description="least speed of the student over its teacher")
     student_force_improvement: float = Field(
@@ -294,6 +297,17 @@ def _dynamics(gate: Gate, dynamics: Mapping[str, Any]) -> list[Verdict]:
                 threshold=gate.rdf_distance,
                 unit="Å",
                 at_least=False,
+            )
+        )
+    if dynamics["rdf"] is not None and gate.shortest_distance is not None:
+        pair, ratio = min(dynamics["rdf"]["shortest"].items(), key=lambda item: item[1])
+        found.append(
+            Verdict(
+                check=f"shortest distance of any pair over the reference's ({pair})",
+                value=ratio,
+                threshold=gate.shortest_distance,
+                unit="×",
+                at_least=True,
             )
         )
     conserved = dynamics["conservation"]

@@ -63,6 +63,7 @@ class RdfComparison:
     reference: Sequence[Rdf]
     model: Sequence[Rdf]
     emd: dict[str, float]
+    shortest: dict[str, float]
     noise_floor: dict[str, float]
     mean_emd: float
     mean_noise_floor: float
@@ -143,10 +144,15 @@ def compare(
         reference=[curves[k] for k in seen],
         model=[ours[k] for k in seen],
         emd=emd,
+        shortest={curves[k].pair: _shortest(ours[k]) / _shortest(curves[k]) for k in seen if any(ours[k].g)},
         noise_floor=noise_floor,
         mean_emd=float(np.mean(list(emd.values()))),
         mean_noise_floor=float(np.mean(list(noise_floor.values()))),
     )
+
+
+def _shortest(curve: Rdf) -> float:
+    return next(r for r, g in zip(curve.r, curve.g, strict=True) if g > 0.0)
 
 
 def _composition(atoms: Atoms) -> str:

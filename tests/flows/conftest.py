@@ -42,12 +42,13 @@ simulation:
   {temperature: 100.0, time_step: 0.5, duration: 20.0, replicas: 2, save_every: 4, equilibration: 4.0,
    conservation_duration: 10.0}
 gate:
-  {force_improvement: -50.0, fraction_finished: 0.0, rdf_distance: 50.0, drift: 1.0e+6,
-   student_speedup: 0.001, student_force_improvement: -50.0}
+  {force_improvement: -50.0, fraction_finished: 0.0, rdf_distance: 50.0, shortest_distance: 0.001,
+   drift: 1.0e+6, student_speedup: 0.001, student_force_improvement: -50.0}
 student:
   architecture: {channels: 4, max_ell: 1, layers: 1, cutoff: 3.5}
   optimisation: {learning_rate: 0.01, ema_decay: 0.9, clip_gradient: 10.0, epochs: 12}
   n_structures: 12
+  rounds: 1
 """
 
 

@@ -73,10 +73,12 @@ def errors_of(mae: float) -> dict:
     return {"errors": {"test": {"forces": {"mae": mae}, "energy": {"mae": 1.0}}}}
 
 
-def dynamics_of(finished: float = 1.0, rdf: float | None = 0.1, drift: float | None = 1.0) -> dict:
+def dynamics_of(
+    finished: float = 1.0, rdf: float | None = 0.1, drift: float | None = 1.0, shortest: float = 0.97
+) -> dict:
     return {
         "stability": {"fraction_finished": finished},
-        "rdf": None if rdf is None else {"mean_emd": rdf},
+        "rdf": None if rdf is None else {"mean_emd": rdf, "shortest": {"H-O": 1.0, "O-O": shortest}},
         "conservation": None if drift is None else {"short": {"drift": drift}},
     }
 
@@ -92,6 +94,11 @@ GATE = Gate(force_improvement=0.3, fraction_finished=1.0, rdf_distance=0.15, dri
         (69.0, dynamics_of(finished=0.75), ["replicas that finish"]),
         (69.0, dynamics_of(rdf=0.16), ["mean earth mover's distance of the pair distributions"]),
         (69.0, dynamics_of(rdf=None), []),
+        (
+            69.0,
+            dynamics_of(shortest=0.84),
+            ["shortest distance of any pair over the reference's (O-O)"],
+        ),
         (69.0, dynamics_of(drift=5.1), ["energy drift at constant energy"]),
         (69.0, dynamics_of(drift=None), ["energy drift at constant energy"]),
         (math.nan, dynamics_of(), ["fall of the force MAE below the foundation's"]),
@@ -102,7 +109,7 @@ def test_a_specialist_must_pass_every_check(mae, dynamics, failed):
         GATE, foundation_errors=errors_of(100.0), errors=errors_of(mae), dynamics=dynamics
     )
     assert [verdict.check for verdict in verdicts if not verdict.passed] == failed
-    assert len(verdicts) == (3 if dynamics["rdf"] is None else 4)
+    assert len(verdicts) == (3 if dynamics["rdf"] is None else 5)
 
 
 @pytest.mark.parametrize(

@@ -136,14 +136,17 @@ def test_a_replay_set_without_labels_has_only_the_foundations(tiny_foundation, l
 
 def test_the_pool_is_half_dynamics_and_half_rattled(labelled_waters):
     dynamics = [atoms.copy() for atoms in labelled_waters for _ in range(2)]
-    structures = pool(labelled_waters, dynamics, 20, 0.05, seed=0)
+    structures = pool(labelled_waters, [dynamics], 20, 0.05, seed=0)
     assert len(structures) == 20
     known = {atoms.positions.tobytes() for atoms in labelled_waters}
     assert [atoms.positions.tobytes() in known for atoms in structures] == [True] * 10 + [False] * 10
     assert all(not atoms.info and "REF_forces" not in atoms.arrays for atoms in structures)
-    again = pool(labelled_waters, dynamics, 20, 0.05, seed=0)
+    again = pool(labelled_waters, [dynamics], 20, 0.05, seed=0)
     assert all((a.positions == b.positions).all() for a, b in zip(structures, again, strict=True))
-    assert len(pool(labelled_waters, dynamics[:2], 20, 0.05, seed=0)) == 20
+    assert len(pool(labelled_waters, [dynamics[:2]], 20, 0.05, seed=0)) == 20
+    met = pool(labelled_waters, [dynamics, dynamics[:3], dynamics], 20, 0.05, seed=0)
+    assert len(met) == 20 + 3 + 10
+    assert all((a.positions == b.positions).all() for a, b in zip(structures[10:], met[10:], strict=False))
 
 
 def test_a_students_e0s_hold_the_mean_binding_energy(tiny_potential, labelled_waters):
@@ -173,7 +176,7 @@ def test_a_student_learns_from_its_teacher(student, files, tmp_path):
         save_every=4, velocities_from_temperature=300.0,
     )  # fmt: skip
     trajectories.save(runs, tmp_path / "dynamics")
-    labels = label_pool(tmp_path / "teacher", files["train"], tmp_path / "dynamics", 24, 0.05, 0, tmp_path)
+    labels = label_pool(tmp_path / "teacher", files["train"], [tmp_path / "dynamics"], 24, 0.05, 0, tmp_path)
     assert len(read_structures(labels)) == 24
     data = {"train": files["train"], "valid": files["valid"], "teacher_labels": labels}
     made = []

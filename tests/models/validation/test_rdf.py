@@ -102,6 +102,9 @@ def test_comparing_tells_noise_from_a_difference():
     assert stretched.mean_emd > 5 * stretched.mean_noise_floor
     assert same.mean_noise_floor == pytest.approx(np.mean(list(same.noise_floor.values())))
     assert compare(reference, reference).mean_emd == 0.0
+    assert all(0.95 < ratio < 1.05 for ratio in same.shortest.values())
+    pressed = compare(reference, [rock_salt(k, a=0.8 * 5.64) for k in range(10, 14)])
+    assert max(pressed.shortest.values()) < 0.87
     assert same.bin_width == 0.05
     assert same.r_max == 6.0
 
