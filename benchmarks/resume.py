@@ -13,6 +13,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -93,11 +94,16 @@ def finish(process: BaseProcess, folder: Path) -> str:
 
 
 def trial(folder: Path, second: float, expected: str) -> Trial:
-    """Kill a training `second` seconds after it began, then let it finish."""
+    """Kill a training `second` seconds after it began, then let it finish; earlier if it was over by then."""
     process = start(folder)
     time.sleep(second)
     assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
+    try:
+        os.kill(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        process.join()
+        shutil.rmtree(folder)
+        return trial(folder, 0.5 * second, expected)
     process.join()
     states = [folder / name for name in ("state.pt", "state.pt.previous")]
     saved = next((read(path) for path in states if path.exists()), None)
