@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMMAND = [sys.executable, "-c", "from flows.cli import app; app()"]
+# All that is computed but measurements: those hold clock times.
 RESULTS = """
     SELECT id, kind, name FROM artifact
     WHERE kind IN ('dataset', 'checkpoint', 'e0s', 'history', 'trajectories', 'evaluation')
 """
-TIMED = ("speed",)  # what holds clock times, and so differs from run to run
 MIDDLE = 3.0  # s into a step before it is killed
 
 
@@ -61,10 +61,6 @@ class Home:
         except sqlite3.OperationalError:
             return set()
 
-    def results(self) -> set[tuple[str, ...]]:
-        """Id, kind and name of everything computed but clock times."""
-        return {row for row in self.ask(RESULTS) if not any(word in row[2] for word in TIMED)}
-
     def kill_in(self, kind: str) -> int:
         """Run until a step of `kind` is in its middle, kill -9; returns how many steps were done by then."""
         process = self.start()
@@ -100,7 +96,7 @@ def main() -> None:
             undisturbed.finish()
         finally:
             subprocess.run([sys.executable, "-m", "prefect", "server", "stop"], env=env, check=False)
-        wanted, got = undisturbed.results(), disturbed.results()
+        wanted, got = undisturbed.ask(RESULTS), disturbed.ask(RESULTS)
         twice = disturbed.ask("SELECT key FROM step WHERE attempt > 1")
     figures = [
         ("artifacts", len(wanted), "files"),

@@ -177,11 +177,11 @@ def main() -> None:
         running = []
         for seed in range(args.seeds):
             for strategy in chosen:
-                optimisation = strategy.optimisation.model_copy(update={"seed": seed})
-                seeded = strategy.model_copy(update={"optimisation": optimisation})
                 place = work / f"{strategy.name}-{seed}"
                 level = campaign.labels.level_of_theory
-                running.append((strategy.name, pool.submit(measured, seeded, files, level, place, before)))
+                running.append(
+                    (strategy.name, pool.submit(measured, strategy.seeded(seed), files, level, place, before))
+                )
         for name, future in running:
             found[name].append(future.result())
             print(f"{name}: {asdict(found[name][-1])}", flush=True)

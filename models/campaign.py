@@ -189,10 +189,7 @@ def load_campaign(
     if seed is not None:
         campaign = campaign.model_copy(
             update={
-                "candidates": tuple(
-                    c.model_copy(update={"optimisation": c.optimisation.model_copy(update={"seed": seed})})
-                    for c in campaign.candidates
-                ),
+                "candidates": tuple(c.seeded(seed) for c in campaign.candidates),
                 "student": campaign.student.model_copy(
                     update={"optimisation": campaign.student.optimisation.model_copy(update={"seed": seed})}
                 ),

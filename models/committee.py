@@ -28,11 +28,7 @@ def members(strategy: S, number: int) -> list[S]:
 
     A seed decides the order of the batches and whatever a strategy draws at random.
     """
-    first = strategy.optimisation
-    return [
-        strategy.model_copy(update={"optimisation": first.model_copy(update={"seed": first.seed + k})})
-        for k in range(number)
-    ]
+    return [strategy.seeded(strategy.optimisation.seed + k) for k in range(number)]
 
 
 def fine_tune_committee(

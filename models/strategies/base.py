@@ -3,7 +3,7 @@
 from abc import ABC
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from ase import Atoms
 from pydantic import BaseModel, ConfigDict, Field
@@ -68,6 +68,10 @@ class Strategy(BaseModel, ABC):
 
     def _described(self) -> str:
         return self.kind.replace("_", "-")
+
+    def seeded(self, seed: int) -> Self:
+        """The same strategy with another seed of its optimisation."""
+        return self.model_copy(update={"optimisation": self.optimisation.model_copy(update={"seed": seed})})
 
     def prepare(self, foundation: Potential, e0s: Mapping[int, float], data: TrainingData) -> TrainingSetup:
         """The network to train, its data and its loss, from a foundation and the target's E0s (eV).
