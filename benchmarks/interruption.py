@@ -1,13 +1,11 @@
 """Kill a campaign with -9 in the middle of several steps, run it again, and compare every hash.
 
-Run `python benchmarks/interruption.py [--campaign nacl] [--json FILE]`. One home runs undisturbed, another
-is killed once in the middle of each of `--steps` and then left to finish; both start empty. Takes a little
-more than two campaigns.
+Run `python benchmarks/interruption.py [--campaign nacl] [--json FILE]`. One home runs undisturbed; another,
+beside it, is killed once in the middle of each of `--steps` and then left to finish. Both start empty.
 """
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import sqlite3
@@ -17,6 +15,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from figures import publish
 
 COMMAND = [sys.executable, "-c", "from flows.cli import app; app()"]
 # All that is computed but measurements: those hold clock times.
@@ -33,24 +33,37 @@ class Home:
 
     folder: Path
     campaign: str
-    env: dict[str, str]
+    port: int
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "TEMPER_HOME": str(self.folder),
+            "PREFECT_HOME": str(self.folder / "prefect"),
+            "TEMPER_PREFECT_PORT": str(self.port),
+            "OMP_NUM_THREADS": "1",
+        }
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the campaign in a process group of its own."""
+        self.folder.mkdir(exist_ok=True)
         log = (self.folder / "log").open("ab")
         return subprocess.Popen(
             [*COMMAND, "run", self.campaign],
-            env={**self.env, "TEMPER_HOME": str(self.folder)},
+            env=self.env,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
 
-    def finish(self) -> None:
-        """Run the campaign to its end; raises CalledProcessError if it fails."""
-        process = self.start()
-        if process.wait() != 0:
-            raise subprocess.CalledProcessError(process.returncode, f"{self.folder}/log")
+    def stop(self) -> None:
+        """Stop the campaign's server."""
+        subprocess.run([sys.executable, "-m", "prefect", "server", "stop"], env=self.env, check=False)
+
+    def log(self) -> str:
+        """The end of what the campaign has printed."""
+        return (self.folder / "log").read_text(encoding="utf-8")[-3000:]
 
     def ask(self, query: str) -> set[tuple[str, ...]]:
         """Rows of a query on the record; none while there is no record yet."""
@@ -69,7 +82,7 @@ class Home:
             time.sleep(0.1)
         time.sleep(MIDDLE)
         if process.poll() is not None:
-            raise RuntimeError(f"the campaign ended before it was killed in {kind}: {self.folder}/log")
+            raise SystemExit(f"the campaign ended before it was killed in {kind}:\n{self.log()}")
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         return len(self.ask("SELECT key FROM step WHERE status = 'done'"))
@@ -83,19 +96,20 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        env = {**os.environ, "PREFECT_HOME": str(base / "prefect"), "OMP_NUM_THREADS": "1"}
-        undisturbed, disturbed = (
-            Home(base / name, args.campaign, env) for name in ("undisturbed", "disturbed")
-        )
-        for home in (undisturbed, disturbed):
-            home.folder.mkdir()
+        undisturbed = Home(base / "undisturbed", args.campaign, 4310)
+        disturbed = Home(base / "disturbed", args.campaign, 4311)
+        beside = undisturbed.start()
         try:
             for kind in args.steps:
                 print(f"killed in {kind}, {disturbed.kill_in(kind)} steps done", flush=True)
-            disturbed.finish()
-            undisturbed.finish()
+            for home, process in ((disturbed, disturbed.start()), (undisturbed, beside)):
+                if process.wait() != 0:
+                    raise SystemExit(f"the campaign failed:\n{home.log()}")
         finally:
-            subprocess.run([sys.executable, "-m", "prefect", "server", "stop"], env=env, check=False)
+            if beside.poll() is None:
+                os.killpg(beside.pid, signal.SIGKILL)
+            for home in (undisturbed, disturbed):
+                home.stop()
         wanted, got = undisturbed.ask(RESULTS), disturbed.ask(RESULTS)
         twice = disturbed.ask("SELECT key FROM step WHERE attempt > 1")
     figures = [
@@ -104,13 +118,9 @@ def main() -> None:
         ("kills", len(args.steps), "kills"),
         ("steps_computed_again", len(twice), "steps"),
     ]
-    for name, value, unit in figures:
-        print(f"{name:24} {value:6} {unit}")
+    publish(figures, args.json)
     for row in sorted(wanted ^ got):
         print("differs:", *row)
-    if args.json is not None:
-        content = [{"name": name, "value": value, "unit": unit} for name, value, unit in figures]
-        args.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

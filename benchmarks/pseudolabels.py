@@ -9,8 +9,6 @@ Figures: `over_mace_eval_configs`, `over_ase_loop`, `over_torch_sim` (their time
 """
 
 import argparse
-import json
-import os
 import statistics
 import sys
 import tempfile
@@ -20,17 +18,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+import numpy as np
+import torch
+from ase.io import read
+from figures import publish
+
+from models import graphs, potentials
+from models.datasets import read_structures, write_structures
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from ase.io import read  # noqa: E402
-
-from models import graphs, potentials  # noqa: E402
-from models.datasets import read_structures, write_structures  # noqa: E402
-
 FOUNDATION = ROOT / "models/foundations/temper-gfn1.safetensors"
 REPLAY = ROOT / "models/foundations/replay.extxyz"
 TOLERANCE = {"float64": 1e-6, "float32": 2e-3}
@@ -167,12 +163,7 @@ def main() -> None:
 
     typical = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"{len(frames)} structures, {given.dtype}: ours {1000 * typical['ours'] / len(frames):.1f} ms each")
-    figures = {name: typical[name] / typical["ours"] for name in typical if name != "ours"}
-    for name, value in figures.items():
-        print(f"{name:24s} {value:.2f}")
-    if given.json is not None:
-        rows = [{"name": name, "value": value, "unit": "ratio"} for name, value in figures.items()]
-        given.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    publish([(n, typical[n] / typical["ours"], "ratio") for n in typical if n != "ours"], given.json)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from figures import publish
 
 from models import losses
 from models.datasets import read_structures
@@ -136,10 +137,7 @@ def main() -> None:
             now = trials[-1]
             print(f"{number:>4} {now.second:>7.2f} {now.updates:>14} {now.identical!s:>14}", flush=True)
     identical = sum(t.identical for t in trials)
-    print(f"bit_identical: {identical} of {args.kills}")
-    if args.json is not None:
-        figure = {"name": "bit_identical", "value": identical, "unit": f"of {args.kills}"}
-        args.json.write_text(json.dumps([figure], indent=1) + "\n", encoding="utf-8")
+    publish([("bit_identical", identical, f"of {args.kills}")], args.json)
 
 
 if __name__ == "__main__":

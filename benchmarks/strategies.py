@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from figures import publish
 
 from models import datasets, e0s, foundation
 from models.campaign import Campaign, load_campaign
@@ -41,7 +42,13 @@ class Measured:
     seconds: float
 
 
-UNITS = {"forces": "meV/Å", "energy": "meV/atom", "retention": "", "trained": "", "seconds": "s"}
+UNITS = {
+    "forces": "meV/Å",
+    "energy": "meV/atom",
+    "retention": "ratio",
+    "trained": "parameters",
+    "seconds": "s",
+}
 
 
 def candidates(epochs: int) -> list[Strategy]:
@@ -114,21 +121,14 @@ def rows(found: dict[str, list[Measured]], unchanged: Measured) -> list[str]:
 _SPREADING = ("forces", "energy", "retention")
 
 
-def figures(found: dict[str, list[Measured]]) -> list[dict[str, Any]]:
+def figures(found: dict[str, list[Measured]]) -> Iterator[tuple[str, float, str]]:
     """Mean and spread of every number, as `name[strategy]`."""
-    made = []
     for name, runs in found.items():
         for field in fields(Measured):
-            values = [getattr(run, field.name) for run in runs]
-            made.append(
-                {"name": f"{field.name}[{name}]", "value": float(np.mean(values)), "unit": UNITS[field.name]}
-            )
+            values, unit = [getattr(run, field.name) for run in runs], UNITS[field.name]
+            yield f"{field.name}[{name}]", float(np.mean(values)), unit
             if len(values) > 1 and field.name in _SPREADING:
-                spread = float(np.std(values, ddof=1))
-                made.append(
-                    {"name": f"{field.name}_spread[{name}]", "value": spread, "unit": UNITS[field.name]}
-                )
-    return made
+                yield f"{field.name}_spread[{name}]", float(np.std(values, ddof=1)), unit
 
 
 def document(table: Sequence[str], campaign: Campaign, epochs: int, seeds: int) -> str:
@@ -189,8 +189,7 @@ def main() -> None:
     unchanged = Measured(forces=forces, energy=energy, retention=1.0, trained=0, seconds=0.0)
     table = rows(found, unchanged)
     print("\n".join(["", *table]))
-    if args.json:
-        args.json.write_text(json.dumps(figures(found), indent=1, ensure_ascii=False), encoding="utf-8")
+    publish(figures(found), args.json)
     if args.markdown:
         args.markdown.write_text(document(table, campaign, args.epochs, args.seeds), encoding="utf-8")
 

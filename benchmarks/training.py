@@ -28,9 +28,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from figures import publish
 
+ROOT = Path(__file__).parents[1]
 FOUNDATION = ROOT / "models/foundations/temper-gfn1.safetensors"
 REPLAY = ROOT / "models/foundations/replay.extxyz"
 SETS = {
@@ -285,7 +285,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--fit", type=Path, help=argparse.SUPPRESS)
@@ -308,11 +308,7 @@ def main() -> None:
         if name == "nacl":
             costs = strategy_costs(train, valid)
             figures |= {f"cost_over_naive[{strategy}]": cost for strategy, cost in costs.items()}
-    for figure, value in figures.items():
-        print(f"{figure:44s} {value:.2f}")
-    if given.json is not None:
-        rows = [{"name": figure, "value": value, "unit": "ratio"} for figure, value in figures.items()]
-        given.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    publish([(figure, value, "ratio") for figure, value in figures.items()], given.json)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from models.graphs import Graph, batches, collate, e0_sum, edge_counts
-from models.kernels import fused
+from models.kernels import for_inference
 from models.potentials import Network
 
 Rule = Literal["target", "retention", "pareto"]
@@ -25,7 +25,7 @@ def mean_errors(network: Network, graphs: Sequence[Graph], e0s: torch.Tensor) ->
 
     What has no labels is left out; a prediction that is not finite makes its error NaN.
     """
-    network = fused(network)
+    network = for_inference(network)
     differences: dict[str, list[torch.Tensor]] = {name: [] for name in _ERRORS}
     for run in batches(range(len(graphs)), edge_counts(graphs), _MAX_EDGES):
         batch = collate([graphs[i] for i in run], e0s.shape[1], weights_dtype(network))

@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 from ase.geometry import complete_cell
 from matscipy.neighbours import neighbour_list
 
-from models.kernels import fused
+from models.kernels import for_inference
 from models.potentials import Potential
 
 Batch = dict[str, torch.Tensor]
@@ -196,7 +196,7 @@ def predict(
 
     The E0 sum is added in float64, so that totals of thousands of eV keep their meV.
     """
-    network = fused(potential.network)
+    network = for_inference(potential.network)
     e0s = torch.atleast_2d(network.atomic_energies_fn.atomic_energies)
     results: list[Prediction] = []
     for run in batches(range(len(items)), edge_counts(items), max_edges):

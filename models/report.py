@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from models import figures
 from models.dynamics.speed import SpeedComparison
 from models.e0s import E0Fit
+from models.validation.bonds import Bonds
 from models.validation.conservation import Conservation
 from models.validation.errors import Errors, Parity
 from models.validation.rdf import RdfComparison
@@ -36,7 +37,8 @@ class Candidate:
     """One line of the ranking. Errors are MAEs on test structures: meV/Å and meV/atom.
 
     `replay_forces` is the force MAE against the foundation's own labels on the replay structures, which
-    tells what has been forgotten. `role` marks the baseline and the winner.
+    tells what has been forgotten; `replay_left_out` of them have elements that it gave up. `role` marks the
+    baseline and the winner.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Candidate:
     forces_interval: tuple[float, float] | None = None
     energy: float | None = None
     replay_forces: float | None = None
+    replay_left_out: int = 0
     trainable_parameters: int | None = None
     seconds: float | None = None
 
@@ -103,8 +106,8 @@ class Dataset:
 class ReportData:
     """Everything a report shows. A section that is None is left out with a line that says so.
 
-    `errors`, `parity`, `rdfs`, `stability` and `conservation` are by the name of the model, and so are
-    `conservation_failures`, why there is none. The RDFs share one reference.
+    `errors`, `parity`, `rdfs`, `stability`, `bonds` and `conservation` are by the name of the model, and so
+    are `conservation_failures`, why there is none. The RDFs share one reference.
     """
 
     campaign: str
@@ -117,6 +120,7 @@ class ReportData:
     parity: Mapping[str, Parity] | None = None
     rdfs: Mapping[str, RdfComparison] | None = None
     stability: Mapping[str, Stability] | None = None
+    bonds: Mapping[str, Bonds] | None = None
     conservation: Mapping[str, Conservation] | None = None
     conservation_failures: Mapping[str, str] = field(default_factory=dict)
     student: Student | None = None

@@ -43,7 +43,7 @@ def judge(campaign: Campaign, role: str, inputs: Mapping[str, str]) -> str:
         return {"acceptance": Output(path=path, kind="acceptance", name=f"{campaign.name}-{role}-acceptance")}
 
     parameters = {"role": role, "gate": campaign.gate.model_dump()}
-    return recorded("judge", 2, parameters, inputs, compute)["acceptance"]
+    return recorded("judge", 3, parameters, inputs, compute)["acceptance"]
 
 
 @task(name="promote", task_run_name="promote-{role}")

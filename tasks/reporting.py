@@ -103,7 +103,7 @@ def report(campaign: Campaign, outcome: Mapping[str, Any]) -> str:
 
     inputs = {"shown": sorted(set(_ids({key: outcome[key] for key in shown})))}
     parameters = {"promoted": outcome["promoted"], **campaign.model_dump(include={"name", "description"})}
-    made = recorded("report", 2, parameters, inputs, compute)["report"]
+    made = recorded("report", 3, parameters, inputs, compute)["report"]
     aliases.promote(f"{campaign.name}@report", made, reason="last report")
     path = settings().home / "reports" / f"{campaign.name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +148,7 @@ def _data(campaign: Campaign, outcome: Mapping[str, Any]) -> dict[str, Any]:
                 "forces_interval": content["errors"]["test"]["forces"]["mae_interval"],
                 "energy": content["errors"]["test"]["energy"]["mae"],
                 "replay_forces": content["errors"]["replay_test"]["forces"]["mae"],
+                "replay_left_out": content["left_out"]["replay_test"],
                 "trainable_parameters": histories.get(name, {}).get("trained_parameters"),
                 "seconds": None if name == "foundation" else _seconds(tree(made[name])),
             }
@@ -168,6 +169,7 @@ def _data(campaign: Campaign, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "parity": {name: content["parity"] for name, content in shown.items()},
         "rdfs": distances or None,
         "stability": {name: content["stability"] for name, content in dynamics.items()},
+        "bonds": {name: content["bonds"] for name, content in dynamics.items()},
         "conservation": conserved or None,
         "conservation_failures": unconserved,
         "student": {

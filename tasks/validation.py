@@ -38,14 +38,14 @@ def measure_errors(
         return {"errors": Output(path=path, kind="evaluation", name=f"{name}-errors")}
 
     inputs = {"checkpoint": checkpoint, **datasets, **more}
-    return recorded("measure_errors", 2, {}, inputs, compute)["errors"]
+    return recorded("measure_errors", 3, {}, inputs, compute)["errors"]
 
 
 @task(name="simulate", task_run_name="simulate-{name}")
 def simulate(
     name: str, campaign: Campaign, checkpoint: str, starts_from: str, *, explore: bool = False
 ) -> Mapping[str, str]:
-    """Ids of the trajectories of a checkpoint, and of what they tell; to `explore` needs no reference."""
+    """Ids of the trajectories of a checkpoint, and of what they tell; to `explore` judges nothing."""
     compared = campaign.comparable_reference is not None and not explore
     inputs = {"checkpoint": checkpoint, "starts_from": starts_from}
 
@@ -57,6 +57,7 @@ def simulate(
             campaign.simulation,
             work,
             compare_rdf=compared,
+            explore=explore,
             on_progress=progress(f"simulate {name}", steps),
         )
         return {
@@ -66,8 +67,12 @@ def simulate(
             "dynamics": Output(path=files["dynamics"], kind="evaluation", name=f"{name}-dynamics"),
         }
 
-    parameters = {**campaign.simulation.model_dump(exclude={"seed"}), "compare_rdf": compared}
-    return recorded("simulate", 2, parameters, inputs, compute, seed=campaign.simulation.seed)
+    parameters = {
+        **campaign.simulation.model_dump(exclude={"seed"}),
+        "compare_rdf": compared,
+        "explore": explore,
+    }
+    return recorded("simulate", 3, parameters, inputs, compute, seed=campaign.simulation.seed)
 
 
 @task(name="measure speed", task_run_name="speed-of-student")

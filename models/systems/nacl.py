@@ -23,6 +23,7 @@ TIME_STEP = 0.5  # fs
 FRICTION = 0.02  # 1/fs
 REFERENCE_TEMPERATURE = 330.0  # K
 REFERENCE_INTERVAL = 20.0  # fs
+STRETCHED = 4  # frames of each labelled trajectory with a proton on its way out
 
 # (NaCl pairs, water molecules, temperature in K) of each labelled trajectory.
 TRAJECTORIES = (
@@ -63,13 +64,43 @@ def run(
     return kept
 
 
+def stretched(frame: Atoms, rng: np.random.Generator) -> Atoms:
+    """A labelled copy of `frame` in which one proton is on its way out of its water molecule.
+
+    It is moved to 1.1 to 1.8 Å from its oxygen, half the time in the direction of the bond and half the
+    time towards the nearest other oxygen or chlorine, as in a proton transfer. Dynamics at the target
+    temperature never goes there, so that a potential that has seen nothing else may find it downhill.
+    """
+    atoms = Atoms(frame.numbers, positions=frame.positions.round(8))
+    distances = atoms.get_all_distances()
+    hydrogens, heavy = np.flatnonzero(atoms.numbers == 1), np.flatnonzero(np.isin(atoms.numbers, (8, 17)))
+    while True:
+        hydrogen = int(rng.choice(hydrogens))
+        own, other = heavy[np.argsort(distances[hydrogen, heavy])[:2]]
+        way = frame.positions[hydrogen if rng.random() < 0.5 else other] - frame.positions[own]
+        place = frame.positions[own] + rng.uniform(1.1, 1.8) * way / np.linalg.norm(way)
+        others = np.delete(frame.positions, hydrogen, axis=0)
+        if np.linalg.norm(others - place, axis=1).min() > 0.85:
+            break
+    atoms.positions[hydrogen] = place.round(8)
+    atoms.calc = calculator(METHOD)
+    return labelled_copy(atoms)
+
+
 def _labelled(index: int) -> list[Atoms]:
     pairs, n_water, temperature = TRAJECTORIES[index]
     rng = np.random.default_rng([1, index])
     frames = run(droplet(pairs, n_water, rng), temperature, rng, equilibrate=600.0, frames=20, interval=25.0)
+    frames += _stretched(frames, index)
     for frame in frames:
         frame.info |= {"trajectory": f"t{index:02d}", "family": "nacl_aq", "temperature": temperature}
     return frames
+
+
+def _stretched(frames: list[Atoms], index: int) -> list[Atoms]:
+    rng = np.random.default_rng([3, index])
+    picks = sorted(rng.choice(len(frames), STRETCHED, replace=False))
+    return [stretched(frames[k], rng) for k in picks]
 
 
 def _reference(index: int) -> list[Atoms]:

@@ -21,11 +21,11 @@ from models.dynamics.md import Langevin
 from models.dynamics.speed import compare_speed
 from models.e0s import read_e0s
 from models.graphs import graphs, predict
-from models.potentials import compiled, load, n_parameters, set_e0s
+from models.potentials import Potential, compiled, load, n_parameters, set_e0s
 from models.pseudolabels import pseudolabel
 from models.training import Report
+from models.validation import bonds, rdf
 from models.validation import errors as metrics
-from models.validation import rdf
 from models.validation.conservation import conservation
 from models.validation.stability import assess
 
@@ -59,6 +59,9 @@ class Gate(BaseModel):
     rdf_distance: float | None = Field(0.15, gt=0, description="largest mean earth mover's distance, Å")
     shortest_distance: float | None = Field(
         0.85, gt=0, description="least shortest distance of any pair of elements over the reference's"
+    )
+    molecules_whole: float | None = Field(
+        1.0, ge=0, le=1, description="least share of replicas whose bonds last; none where bonds may break"
     )
     drift: float = Field(5.0, gt=0, description="largest NVE drift, meV/atom/ps")
     student_speedup: float = Field(3.0, gt=0, description="least speed of the student over its teacher")
@@ -97,14 +100,17 @@ def measure_errors(
 
     With `e0s` the checkpoint's own are replaced first, so that a foundation's energies are on the
     target's scale. With a `teacher`, also the errors against its predictions, as `against_teacher`.
+    Structures with elements that the checkpoint gave up are left out and counted in `left_out`.
     """
     potential = load(checkpoint)
     if e0s is not None:
         given = read_e0s(e0s)
         set_e0s(potential.network, np.array([given[z] for z in potential.elements]))
-    content: dict[str, Any] = {"n_parameters": n_parameters(potential.network), "errors": {}}
+    content: dict[str, Any] = {"n_parameters": n_parameters(potential.network), "errors": {}, "left_out": {}}
     for position, (role, path) in enumerate(datasets.items()):
-        structures = read_structures(path)
+        frames = read_structures(path)
+        structures = [atoms for atoms in frames if set(atoms.numbers.tolist()) <= set(potential.elements)]
+        content["left_out"][role] = len(frames) - len(structures)
         predictions = predict(potential, graphs(structures, potential))
         content["errors"][role] = asdict(metrics.errors(predictions, structures))
         if position == 0:
@@ -122,12 +128,14 @@ def simulate(
     work: Path,
     *,
     compare_rdf: bool,
+    explore: bool = False,
     report: Report | None = None,
 ) -> dict[str, Path]:
     """Run dynamics from frames of `starts_from`; returns the files `trajectories` and `dynamics`.
 
     Replica k starts from the middle frame of trajectory k (they repeat where there are fewer).
-    With `compare_rdf` the frames of `starts_from` are the reference of the distributions.
+    With `compare_rdf` the frames of `starts_from` are the reference of the distributions. To `explore`
+    is to want the trajectories only: nothing is compared and the conservation of energy is not tested.
     """
     potential = compiled(load(checkpoint))
     reference = by_trajectory(read_structures(starts_from))
@@ -157,26 +165,35 @@ def simulate(
     trajectories.save(runs, work / "trajectories.safetensors")
     skipped = round(simulation.equilibration / simulation.time_step / simulation.save_every)
     sampled = [frames for run in runs if (frames := run.to_atoms()[1 + skipped :])]
-    content: dict[str, Any] = {"stability": asdict(assess(runs)), "rdf": None, "conservation": None}
+    content: dict[str, Any] = {
+        "stability": asdict(assess(runs)),
+        "bonds": asdict(bonds.follow(runs)),
+        "rdf": None,
+        "conservation": None,
+    }
     if compare_rdf and sampled:
         content["rdf"] = asdict(rdf.compare(reference, sampled))
-    try:
-        content["conservation"] = asdict(
-            conservation(
-                potential,
-                starts[:2],
-                temperature=simulation.temperature,
-                time_step=simulation.conservation_time_step,
-                duration_fs=simulation.conservation_duration,
-                seed=simulation.seed,
-            )
-        )
-    except ValueError as failure:
-        content["conservation_failure"] = str(failure)
+    if not explore:
+        content |= _conserved(potential, starts[:2], simulation)
     return {
         "trajectories": work / "trajectories.safetensors",
         "dynamics": _write(work / "dynamics.json", content),
     }
+
+
+def _conserved(potential: Potential, starts: Sequence[Atoms], simulation: Simulation) -> dict[str, Any]:
+    try:
+        measured = conservation(
+            potential,
+            starts,
+            temperature=simulation.temperature,
+            time_step=simulation.conservation_time_step,
+            duration_fs=simulation.conservation_duration,
+            seed=simulation.seed,
+        )
+    except ValueError as failure:
+        return {"conservation_failure": str(failure)}
+    return {"conservation": asdict(measured)}
 
 
 def remeasure(
@@ -218,6 +235,7 @@ def headline(errors_of: Mapping[str, Any], dynamics: Mapping[str, Any]) -> dict[
         "force MAE, meV/Å": test["forces"]["mae"],
         "energy MAE, meV/atom": test["energy"]["mae"],
         "replicas that finish, %": 100.0 * dynamics["stability"]["fraction_finished"],
+        "replicas whose molecules stay whole, %": 100.0 * dynamics["bonds"]["fraction_whole"],
         "mean RDF distance, Å": None if distances is None else distances["mean_emd"],
         "energy drift, meV/atom/ps": None if conserved is None else conserved["short"]["drift"],
     }
@@ -289,6 +307,16 @@ def _dynamics(gate: Gate, dynamics: Mapping[str, Any]) -> list[Verdict]:
             at_least=True,
         )
     ]
+    if gate.molecules_whole is not None:
+        found.append(
+            Verdict(
+                check="replicas whose molecules stay whole",
+                value=100.0 * dynamics["bonds"]["fraction_whole"],
+                threshold=100.0 * gate.molecules_whole,
+                unit="%",
+                at_least=True,
+            )
+        )
     if dynamics["rdf"] is not None and gate.rdf_distance is not None:
         found.append(
             Verdict(

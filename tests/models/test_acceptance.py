@@ -2,9 +2,11 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from ase import Atoms
 
-from models.datasets import write_structures
+from models.datasets import read_structures, write_structures
 from models.e0s import E0Policy, refit_file
 from models.validation import acceptance
 from models.validation.acceptance import Gate, Simulation, Verdict
@@ -44,6 +46,16 @@ def test_errors_are_measured_on_the_targets_scale(tiny_foundation, waters, tmp_p
     assert len(own["parity"]["energy_reference"]) == 24
 
 
+def test_structures_of_elements_that_were_given_up_are_left_out(tiny_foundation, waters, tmp_path):
+    known = read(acceptance.measure_errors(tiny_foundation, {"test": waters}, tmp_path))
+    gold = Atoms("Au", info={"REF_energy": -1.0})
+    gold.arrays["REF_forces"] = np.zeros((1, 3))
+    write_structures(tmp_path / "more.extxyz", [*read_structures(waters), gold])
+    mixed = read(acceptance.measure_errors(tiny_foundation, {"test": tmp_path / "more.extxyz"}, tmp_path))
+    assert mixed["errors"] == known["errors"]
+    assert (known["left_out"], mixed["left_out"]) == ({"test": 0}, {"test": 1})
+
+
 def test_an_acceptance_measured_again_is_the_same(tiny_foundation, waters, tmp_path):
     told = []
     (tmp_path / "again").mkdir()
@@ -74,10 +86,15 @@ def errors_of(mae: float) -> dict:
 
 
 def dynamics_of(
-    finished: float = 1.0, rdf: float | None = 0.1, drift: float | None = 1.0, shortest: float = 0.97
+    finished: float = 1.0,
+    rdf: float | None = 0.1,
+    drift: float | None = 1.0,
+    shortest: float = 0.97,
+    whole: float = 1.0,
 ) -> dict:
     return {
         "stability": {"fraction_finished": finished},
+        "bonds": {"fraction_whole": whole},
         "rdf": None if rdf is None else {"mean_emd": rdf, "shortest": {"H-O": 1.0, "O-O": shortest}},
         "conservation": None if drift is None else {"short": {"drift": drift}},
     }
@@ -92,6 +109,7 @@ GATE = Gate(force_improvement=0.3, fraction_finished=1.0, rdf_distance=0.15, dri
         (69.0, dynamics_of(), []),
         (70.5, dynamics_of(), ["fall of the force MAE below the foundation's"]),
         (69.0, dynamics_of(finished=0.75), ["replicas that finish"]),
+        (69.0, dynamics_of(whole=0.75), ["replicas whose molecules stay whole"]),
         (69.0, dynamics_of(rdf=0.16), ["mean earth mover's distance of the pair distributions"]),
         (69.0, dynamics_of(rdf=None), []),
         (
@@ -109,7 +127,7 @@ def test_a_specialist_must_pass_every_check(mae, dynamics, failed):
         GATE, foundation_errors=errors_of(100.0), errors=errors_of(mae), dynamics=dynamics
     )
     assert [verdict.check for verdict in verdicts if not verdict.passed] == failed
-    assert len(verdicts) == (3 if dynamics["rdf"] is None else 5)
+    assert len(verdicts) == (4 if dynamics["rdf"] is None else 6)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from models.report import (
     from_json,
     render,
 )
+from models.validation.bonds import Bonds
 from models.validation.conservation import Conservation, Drift
 from models.validation.errors import Errors, Parity, errors, parity
 from models.validation.rdf import RdfComparison, compare
@@ -33,6 +34,7 @@ OPTIONAL = [
     "parity",
     "rdfs",
     "stability",
+    "bonds",
     "conservation",
     "student",
     "e0s",
@@ -212,6 +214,18 @@ def data(rdfs) -> ReportData:
                 failures=[*failed, *[None] * (8 - len(failed))],
             )
             for name, failed in {"pseudolabel replay": [], "student": [hot]}.items()
+        },
+        bonds={
+            "pseudolabel replay": Bonds(
+                n_bonds=80, n_replicas=8, fraction_whole=1.0, first_break_fs=None, breaks=[None] * 8
+            ),
+            "student": Bonds(
+                n_bonds=80,
+                n_replicas=8,
+                fraction_whole=0.875,
+                first_break_fs=300.0,
+                breaks=["O3–H4 after 300 fs", *[None] * 7],
+            ),
         },
         conservation={
             "pseudolabel replay": Conservation(short=conserved(0.25), long=conserved(0.5), order=2.01)

@@ -15,7 +15,7 @@ from models.reference.xtb import (
     labelled_copy,
     relabelled,
 )
-from models.systems import molecules
+from models.systems import molecules, nacl
 from models.systems.packing import pack, random_rotation
 
 NEEDS_RDKIT = {"organics", "peptides", "electrolytes"}
@@ -158,3 +158,19 @@ def test_sampled_trajectories_make_a_dataset(tmp_path):
     assert sum(map(len, dataset.values())) == len(frames)
     assert sorted(name for names in dealt.values() for name in names) == ["sn2-0", "sn2-1", "sn2-2"]
     assert set(e0s) == {1, 6, 9, 17, 35}
+
+
+def test_a_proton_on_its_way_out_is_labelled_and_the_rest_stays():
+    rng = np.random.default_rng(0)
+    frame = pack([molecules.ion("Na"), molecules.ion("Cl"), *(molecules.water() for _ in range(3))], rng)
+    for _ in range(5):
+        made = nacl.stretched(frame, rng)
+        (moved,) = np.flatnonzero(np.abs(made.positions - frame.positions).max(axis=1) > 1e-7)
+        assert made.numbers[moved] == 1
+        lengths = np.delete(cdist(made.positions[[moved]], made.positions)[0], moved)
+        assert lengths.min() > 0.85
+        oxygen = np.argmin(
+            np.where(frame.numbers == 8, cdist(frame.positions[[moved]], frame.positions)[0], 9)
+        )
+        assert 1.1 <= np.linalg.norm(made.positions[moved] - frame.positions[oxygen]) <= 1.8
+        assert made.info["REF_energy"] > relabelled(frame, nacl.METHOD).info["REF_energy"] - 1.0

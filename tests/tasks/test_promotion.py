@@ -22,6 +22,7 @@ def measured(recorded_json: Callable[..., str]) -> Callable[..., dict[str, str]]
 
         dynamics = {
             "stability": {"fraction_finished": 1.0},
+            "bonds": {"fraction_whole": 1.0},
             "rdf": {"mean_emd": 0.05, "shortest": {"O-O": 1.0}},
             "conservation": None if drift is None else {"short": {"drift": drift}},
         }
