@@ -72,6 +72,10 @@ def finetune(
     e0s = refit_e0s(plan, start, data)
 
     lessons = {"foundation": start, "e0s": e0s, "train": data["train"], "valid": data["valid"]}
+    for head in plan.further:
+        other = ingest_labels(plan, head)
+        lessons |= {f"{head}.{role}": other[role] for role in ("train", "valid")}
+        lessons[f"{head}.e0s"] = refit_e0s(plan, start, other, head)
     with interruptible():
         running = {}
         for candidate in plan.candidates:

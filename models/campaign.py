@@ -1,11 +1,12 @@
 """The campaign file: what a person asks for, validated before anything runs."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ase.data import chemical_symbols
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from models import foundation
 from models.datasets import (
@@ -13,6 +14,7 @@ from models.datasets import (
     Splitting,
     Units,
     check_elements,
+    fingerprint,
     isolated_atoms,
     read_labels,
     read_structures,
@@ -22,7 +24,7 @@ from models.distillation.students import SmallMace
 from models.e0s import E0Policy, given_energies
 from models.potentials import header
 from models.pseudolabels import has_labels
-from models.strategies import AnyStrategy
+from models.strategies import REPLAY_HEAD, TARGET_HEAD, AnyStrategy
 from models.training import Optimisation
 from models.validation.acceptance import Gate, Simulation
 
@@ -53,6 +55,12 @@ class Labels(_Section):
     citation: str = ""
     units: Units
     names: Keys = Keys()
+
+
+class FurtherLabels(Labels):
+    """Labels of one more level of theory, learnt in a head of their own beside the target's."""
+
+    e0s: E0Policy = E0Policy()
 
 
 class ReferenceTrajectories(_Section):
@@ -119,6 +127,9 @@ class Campaign(_Section):
     description: str = ""
     foundation: FoundationChoice = FoundationChoice()
     labels: Labels
+    further: dict[str, FurtherLabels] = Field(
+        {}, description="by head: labels of other levels of theory, which share what the candidates learn"
+    )
     split: Splitting = Splitting()
     reference: ReferenceTrajectories | None = None
     replay: Replay = Replay()
@@ -138,6 +149,23 @@ class Campaign(_Section):
         if taken := sorted(_TAKEN & set(names)):
             raise ValueError(f"candidates: none can be called {', '.join(taken)}; change 'called'")
         return self
+
+    @field_validator("further")
+    @classmethod
+    def _heads_of_their_own(cls, further: dict[str, FurtherLabels]) -> dict[str, FurtherLabels]:
+        for head in further:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", head) or head in (TARGET_HEAD, REPLAY_HEAD):
+                raise ValueError(
+                    f"{head!r} cannot be a head's name: small letters, digits, '-' and '_', and neither "
+                    f"{TARGET_HEAD!r} nor {REPLAY_HEAD!r}"
+                )
+        return further
+
+    def level(self, head: str) -> tuple[Labels, E0Policy]:
+        """The labels that `head` learns, and where its E0s come from."""
+        if head == TARGET_HEAD:
+            return self.labels, self.e0s
+        return self.further[head], self.further[head].e0s
 
     @property
     def comparable_reference(self) -> ReferenceTrajectories | None:
@@ -201,12 +229,22 @@ def load_campaign(
 
 def examine(campaign: Campaign) -> None:
     """Read every input of a campaign and raise on the first that cannot be used, before anything runs."""
-    labels = campaign.labels
-    isolated, frames = isolated_atoms(read_labels(labels.path, labels.names, labels.units))
-    split(frames, campaign.split, str(labels.path))
-    if campaign.e0s.policy in ("isolated_atoms", "explicit"):
-        given_energies(campaign.e0s, isolated, sorted({int(z) for frame in frames for z in frame.numbers}))
-    structures = {labels.path: [*frames, *isolated]}
+    structures, tested = {}, set[str]()
+    for head in (TARGET_HEAD, *campaign.further):
+        labels, policy = campaign.level(head)
+        isolated, frames = isolated_atoms(read_labels(labels.path, labels.names, labels.units))
+        parts = split(frames, campaign.split, str(labels.path)).indices
+        if head == TARGET_HEAD:
+            tested = {fingerprint(frames[i]) for i in parts["test"]}
+        elif told := [i for p in ("train", "valid") for i in parts[p] if fingerprint(frames[i]) in tested]:
+            raise CampaignError(
+                f"{labels.path}, frame {told[0]} ({frames[told[0]].get_chemical_formula()}): {head} would "
+                f"train on a structure that {campaign.labels.path} is tested on; give a trajectory the same "
+                f"{campaign.split.by!r} in both, so that both are split alike, or leave it out of one"
+            )
+        if policy.policy in ("isolated_atoms", "explicit"):
+            given_energies(policy, isolated, sorted({int(z) for frame in frames for z in frame.numbers}))
+        structures[labels.path] = [*frames, *isolated]
     for section in (campaign.comparable_reference, campaign.replay):
         if section is not None and section.path is not None:
             structures[section.path] = read_structures(section.path)
@@ -283,7 +321,8 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Campaign:
 
 
 def _anchor_paths(content: dict[str, Any], base: Path) -> None:
-    for section in content.values():
+    further = content.get("further")
+    for section in [*content.values(), *(further.values() if isinstance(further, dict) else ())]:
         if isinstance(section, dict) and isinstance(section.get("path"), str):
             section["path"] = str(base / section["path"])
     foundation = content.get("foundation")

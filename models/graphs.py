@@ -190,16 +190,18 @@ class Prediction:
 
 
 def predict(
-    potential: Potential, items: Sequence[Graph], *, stress: bool = False, max_edges: int = 8000
+    potential: Potential, items: Sequence[Graph], *, stress: bool = False, max_edges: int | None = None
 ) -> list[Prediction]:
     """Energies, forces and, where periodic, stresses of graphs, in batches of up to `max_edges` edges.
 
+    Without `max_edges` as many as are fastest on a CPU: 8000 in float32 and 4000 in float64.
     The E0 sum is added in float64, so that totals of thousands of eV keep their meV.
     """
     network = for_inference(potential.network)
     e0s = torch.atleast_2d(network.atomic_energies_fn.atomic_energies)
     results: list[Prediction] = []
-    for run in batches(range(len(items)), edge_counts(items), max_edges):
+    budget = max_edges or 32_000 // potential.dtype.itemsize
+    for run in batches(range(len(items)), edge_counts(items), budget):
         chosen = [items[i] for i in run]
         batch = collate(chosen, len(potential.elements), potential.dtype)
         output = network(batch, compute_force=True, compute_stress=stress)

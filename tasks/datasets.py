@@ -10,19 +10,20 @@ from db.steps import Output
 from models import datasets, pseudolabels
 from models.campaign import Campaign, Labels, ReferenceTrajectories, Replay
 from models.datasets import Part
+from models.strategies import TARGET_HEAD
 from tasks.children import in_child
 from tasks.records import recorded
 
 
-@task(name="ingest labels", task_run_name="ingest-labels")
-def ingest_labels(campaign: Campaign) -> Mapping[str, str]:
+@task(name="ingest labels", task_run_name="ingest-labels-{head}")
+def ingest_labels(campaign: Campaign, head: str = TARGET_HEAD) -> Mapping[str, str]:
     """Ids of the parts train, valid, test and, where there are any, isolated atoms."""
-    labels = campaign.labels
+    labels, _ = campaign.level(head)
     file = artifacts.import_file(labels.path, "labels", labels.path.name, terms(labels))
 
     def compute(work: Path) -> dict[str, Output]:
         parts = datasets.ingest(labels.path, labels.names, labels.units, campaign.split, work)
-        return outputs(parts, campaign.name, terms(labels))
+        return outputs(parts, prefix(campaign, head), terms(labels))
 
     rules = {
         "names": labels.names.model_dump(),
@@ -63,16 +64,21 @@ def record_reference(reference: ReferenceTrajectories) -> str:
     return artifacts.import_file(reference.path, "trajectories", reference.path.name, said).id
 
 
+def prefix(campaign: Campaign, head: str) -> str:
+    """What the names of artifacts of this head begin with."""
+    return campaign.name if head == TARGET_HEAD else f"{campaign.name}-{head}"
+
+
 def terms(labels: Labels) -> dict[str, str]:
     """What travels with the labels to everything that is made from them."""
     return labels.model_dump(include={"level_of_theory", "licence", "citation"})
 
 
-def outputs(parts: Mapping[str, Part], prefix: str, said: Mapping[str, str]) -> dict[str, Output]:
+def outputs(parts: Mapping[str, Part], name_begins: str, said: Mapping[str, str]) -> dict[str, Output]:
     """Parts of a dataset as a step's outputs."""
     return {
         name: Output(
-            path=part.path, kind="dataset", name=f"{prefix}-{name}", metadata={**said, **part.contents}
+            path=part.path, kind="dataset", name=f"{name_begins}-{name}", metadata={**said, **part.contents}
         )
         for name, part in parts.items()
     }

@@ -60,9 +60,10 @@ def remeasure(name: str, acceptance_id: str, tolerance: float) -> list[str]:
 
     night = {"acceptance": acceptance_id, "flow_run": str(flow_run.id)}
     measured = read(recorded("revalidate", 1, night, inputs, compute)["measured"])
+    accepted_with = before["measured"]  # which may be of before there were some of the checks
     create_table_artifact(
-        table=[{"": key, "accepted": before["measured"][key], "now": now} for key, now in measured.items()],
+        table=[{"": key, "accepted": accepted_with.get(key), "now": now} for key, now in measured.items()],
         key=f"revalidation-{name}".replace("@", "-").replace("_", "-"),
         description=f"{name}: what it was accepted with, and what is measured now",
     )
-    return acceptance.changes(before["measured"], measured, tolerance)
+    return acceptance.changes(accepted_with, measured, tolerance)

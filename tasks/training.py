@@ -10,15 +10,17 @@ from db.steps import Output
 from models import e0s, finetuning
 from models.campaign import Campaign
 from models.distillation import training as distillation
-from models.strategies import AnyStrategy
+from models.strategies import TARGET_HEAD, AnyStrategy
 from tasks.children import in_child
+from tasks.datasets import prefix
 from tasks.progress import training
 from tasks.records import paths, recorded
 
 
-@task(name="refit E0s", task_run_name="refit-e0s")
-def refit_e0s(campaign: Campaign, foundation: str, data: Mapping[str, str]) -> str:
-    """The id of the target level's E0s."""
+@task(name="refit E0s", task_run_name="refit-e0s-{head}")
+def refit_e0s(campaign: Campaign, foundation: str, data: Mapping[str, str], head: str = TARGET_HEAD) -> str:
+    """The id of the E0s of this head's level of theory."""
+    labels, policy = campaign.level(head)
     inputs = {"foundation": foundation, "train": data["train"]}
     if "isolated" in data:
         inputs["isolated"] = data["isolated"]
@@ -26,39 +28,52 @@ def refit_e0s(campaign: Campaign, foundation: str, data: Mapping[str, str]) -> s
     def compute(work: Path) -> dict[str, Output]:
         files = paths(inputs)
         path, fit = in_child(
-            e0s.refit_file, files["foundation"], files["train"], files.get("isolated"), campaign.e0s, work
+            e0s.refit_file, files["foundation"], files["train"], files.get("isolated"), policy, work
         )
         said = {
             "policy": fit.policy,
             "rank": f"{fit.rank} of {fit.n_elements}",
             "null_space": fit.null_space,
-            "level_of_theory": campaign.labels.level_of_theory,
+            "level_of_theory": labels.level_of_theory,
         }
-        return {"e0s": Output(path=path, kind="e0s", name=f"{campaign.name}-e0s", metadata=said)}
+        return {"e0s": Output(path=path, kind="e0s", name=f"{prefix(campaign, head)}-e0s", metadata=said)}
 
-    return recorded("refit_e0s", 2, campaign.e0s.model_dump(), inputs, compute)["e0s"]
+    return recorded("refit_e0s", 2, policy.model_dump(), inputs, compute)["e0s"]
 
 
 @task(name="fine-tune", task_run_name="fine-tune-{strategy.name}")
 def fine_tune(campaign: Campaign, strategy: AnyStrategy, inputs: Mapping[str, str]) -> Mapping[str, str]:
-    """Ids of a candidate's checkpoint and history; `inputs` by role (see `models.finetuning`)."""
+    """Ids of a candidate's checkpoint and history.
+
+    `inputs` by role (see `models.finetuning`); those of a further head are called `head.role`.
+    """
     name = f"{campaign.name}-{strategy.name}"
     parameters = strategy.model_dump(mode="json")
 
     def compute(work: Path) -> dict[str, Output]:
-        said = heritage(inputs, ("foundation", "train"), name, campaign.labels.level_of_theory)
+        taught_by = ["train", *(f"{head}.train" for head in campaign.further)]
+        said = heritage(inputs, ("foundation", *taught_by), name, campaign.labels.level_of_theory)
+        files = paths(inputs)
+        further = {
+            head: finetuning.FurtherTarget(
+                **{role: files.pop(f"{head}.{role}") for role in ("train", "valid", "e0s")},
+                level_of_theory=labels.level_of_theory,
+            )
+            for head, labels in campaign.further.items()
+        }
         total = strategy.optimisation.epochs
         with training(f"fine-tune {strategy.name}", name, work.name, parameters, total) as show:
-            files = in_child(
+            made = in_child(
                 finetuning.fine_tune,
                 strategy,
-                paths(inputs),
+                files,
                 campaign.labels.level_of_theory,
                 said,
                 work,
+                further=further,
                 on_progress=show,
             )
-        return fitted(files, name, said)
+        return fitted(made, name, said)
 
     return recorded("fine_tune", 2, parameters, inputs, compute, seed=strategy.optimisation.seed)
 

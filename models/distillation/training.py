@@ -124,7 +124,9 @@ def distil(
     )
     fitted = fit(setup, optimisation, state_path=work / "state.pt", report=report)
     engine = Potential(
-        network=fitted.network, level_of_theory=dict(taught_by.level_of_theory), provenance=provenance
+        network=fitted.network,
+        level_of_theory={TARGET_HEAD: taught_by.level_of_theory[taught_by.heads[-1]]},
+        provenance=provenance,
     )
     assert engine.heads == [TARGET_HEAD]
     return save_fit(engine, fitted, work)

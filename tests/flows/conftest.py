@@ -33,6 +33,12 @@ labels:
   level_of_theory: GFN2-xTB
   licence: CC0-1.0
   units: {energy: eV, forces: eV/Å}
+further:
+  gfn1:
+    path: gfn1.extxyz
+    level_of_theory: GFN1-xTB
+    licence: CC-BY-4.0
+    units: {energy: eV, forces: eV/Å}
 reference: {path: reference.extxyz, level_of_theory: GFN2-xTB, temperature: 300.0, licence: CC0-1.0}
 replay: {path: replay.extxyz, level_of_theory: GFN1-xTB, n_structures: 12}
 candidates:
@@ -43,7 +49,7 @@ simulation:
    conservation_duration: 10.0}
 gate:
   {force_improvement: -50.0, fraction_finished: 0.0, rdf_distance: 50.0, shortest_distance: 0.001,
-   drift: 1.0e+6, student_speedup: 0.001, student_force_improvement: -50.0}
+   molecules_whole: 0.0, drift: 1.0e+6, student_speedup: 0.001, student_force_improvement: -50.0}
 student:
   architecture: {channels: 4, max_ell: 1, layers: 1, cutoff: 3.5}
   optimisation: {learning_rate: 0.01, ema_decay: 0.9, clip_gradient: 10.0, epochs: 12}
@@ -144,6 +150,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of the miniature campaign, with all its inputs beside it."""
     folder = tmp_path_factory.mktemp("mini")
     write(folder / "labels.extxyz", clusters("GFN2-xTB", 7, seed=1))
+    write(folder / "gfn1.extxyz", clusters("GFN1-xTB", 7, seed=1))
     write(folder / "replay.extxyz", clusters("GFN1-xTB", 6, seed=2))
     write(folder / "reference.extxyz", clusters("GFN2-xTB", 2, seed=3))
     potentials.save(foundation(), folder / "foundation.safetensors")

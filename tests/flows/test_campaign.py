@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from db import aliases, artifacts
 from db.lineage import Node, tree
 from flows.cli import app
+from models import potentials
 
 pytestmark = pytest.mark.flow
 
@@ -78,7 +79,14 @@ def test_every_dataset_and_checkpoint_says_what_it_is_and_where_it_comes_from(re
 
 def test_checkpoints_carry_the_terms_of_their_labels_and_of_their_foundation(record: Any) -> None:
     for name in ("mini@champion", "mini@engine"):
-        assert artifacts.find(name).metadata["licence"] == "CC0-1.0; MIT"
+        assert artifacts.find(name).metadata["licence"] == "CC-BY-4.0; CC0-1.0; MIT"
+
+
+def test_the_champion_has_a_head_for_each_level_of_labels(record: Any) -> None:
+    levels = potentials.header(artifacts.path(artifacts.find("mini@champion").id))["level_of_theory"]
+    assert levels == {"gfn1": "GFN1-xTB", "target": "GFN2-xTB"}
+    engine = potentials.header(artifacts.path(artifacts.find("mini@engine").id))
+    assert engine["level_of_theory"] == {"target": "GFN2-xTB"}
 
 
 def leaves(node: Node) -> set[tuple[str, str]]:
@@ -90,6 +98,7 @@ def leaves(node: Node) -> set[tuple[str, str]]:
 def test_lineage_of_the_engine_ends_at_labels_and_foundation_only(record: Any) -> None:
     assert leaves(tree(artifacts.find("mini@engine").id)) == {
         ("labels", "labels.extxyz"),
+        ("labels", "gfn1.extxyz"),
         ("foundation", "foundation"),
         ("structures", "replay.extxyz"),
         ("trajectories", "reference.extxyz"),

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ase import Atoms
 from ase.build import molecule
 
 from models.campaign import Campaign, CampaignError, find, load, load_campaign
@@ -44,6 +45,36 @@ def save(content: Any, folder: Path) -> str:
 
 def test_paths_are_those_beside_the_file(written, tmp_path):
     assert load_campaign(written).labels.path == tmp_path / "labels.xyz"
+
+
+def with_second_level(content: dict[str, Any], folder: Path, frames: list[Atoms]) -> str:
+    write_structures(folder / "second.xyz", frames)
+    content["further"] = {"pbe": {**content["labels"], "path": "second.xyz", "level_of_theory": "PBE"}}
+    return save(content, folder)
+
+
+def test_further_levels_have_their_own_labels_and_e0s(content, labelled_waters, tmp_path):
+    campaign = load_campaign(with_second_level(content, tmp_path, labelled_waters))
+    labels, policy = campaign.level("pbe")
+    assert (labels.path, labels.level_of_theory) == (tmp_path / "second.xyz", "PBE")
+    assert policy.policy == "estimated"
+    assert campaign.level("target") == (campaign.labels, campaign.e0s)
+
+
+def test_what_one_level_is_tested_on_no_other_is_trained_on(content, labelled_waters, tmp_path):
+    renamed = [frame.copy() for frame in labelled_waters]
+    for frame in renamed:
+        # Dealt out in another order.
+        frame.info["trajectory"] = f"w{(int(frame.info['trajectory'][1:]) + 1) % 6}"
+    with pytest.raises(CampaignError, match=r"second\.xyz, frame \d+ \(H\d+O2?\): pbe would train on a"):
+        load_campaign(with_second_level(content, tmp_path, renamed))
+
+
+@pytest.mark.parametrize("head", ["target", "replay", "PBE 0"])
+def test_a_further_head_needs_a_name_of_its_own(content, head, tmp_path):
+    content["further"] = {head: {**content["labels"], "level_of_theory": "PBE"}}
+    with pytest.raises(CampaignError, match=f"further: '{head}' cannot be a head's name"):
+        load_campaign(save(content, tmp_path))
 
 
 def change(content: dict[str, Any], place: str, value: Any) -> None:

@@ -68,3 +68,19 @@ def test_the_parameters_are_shared_and_the_network_is_left_alone(tiny_potential)
 def test_a_compiled_network_stays_as_it_is(tiny_potential):
     compiled = potentials.compiled(tiny_potential)
     assert kernels.fused(compiled.network) is compiled.network
+
+
+def test_for_inference_the_numbers_are_the_same_and_parameters_are_constants(network, labelled_waters):
+    potential = Potential(network=network, level_of_theory={}, provenance={})
+    batch = graphs.collate(
+        graphs.graphs(labelled_waters[:3], potential), len(potential.elements), potential.dtype
+    )
+    before = [p.requires_grad for p in network.parameters()]
+    expected = kernels.fused(network)(batch, compute_force=True)
+    found = kernels.for_inference(network)(batch, compute_force=True)
+    for key in ("interaction_energy", "forces"):
+        torch.testing.assert_close(found[key], expected[key], rtol=0.0, atol=0.0)
+    assert any(before)
+    assert [p.requires_grad for p in network.parameters()] == before
+    assert not any(p.requires_grad for p in kernels.for_inference(network).parameters())
+    assert all(p.grad is None for p in network.parameters())

@@ -9,7 +9,7 @@ from db.errors import ConflictingMetadata
 from db.lineage import tree
 from models import foundation
 from models.campaign import Campaign, ReferenceTrajectories, Replay
-from models.datasets import read_structures
+from models.datasets import read_structures, write_structures
 from tasks.datasets import ingest_labels, pseudolabel_replay, record_reference
 
 
@@ -69,3 +69,18 @@ def test_the_replay_set_says_of_what_level_each_part_is(campaign: Campaign, tmp_
         "original_train": ("GFN2-xTB", "reference"),
         "original_valid": ("GFN2-xTB", "reference"),
     }
+
+
+def test_a_further_level_has_a_dataset_and_names_of_its_own(campaign: Campaign) -> None:
+    further = {**campaign.labels.model_dump(), "level_of_theory": "PBE"}
+    further["path"] = campaign.labels.path.with_name("pbe.extxyz")
+    frames = read_structures(campaign.labels.path)
+    for frame in frames:
+        frame.info["REF_energy"] -= 1.0
+    write_structures(further["path"], frames)
+    both = Campaign.model_validate({**campaign.model_dump(), "further": {"pbe": further}})
+    parts = ingest_labels.fn(both, "pbe")
+    assert ingest_labels.fn(both) == ingest_labels.fn(campaign)
+    node = tree(parts["train"])
+    assert node.artifact.name == "salt-pbe-train"
+    assert node.artifact.metadata["level_of_theory"] == "PBE"
