@@ -9,7 +9,8 @@ from sqlalchemy import select
 from db import artifacts
 from db.agent import who
 from db.artifacts import Artifact
-from db.errors import BadAlias, UnknownArtifact
+from db.errors import BadAlias, Retracted, UnknownArtifact
+from db.retractions import tainted_in
 from db.session import insert_new, now, session
 from db.tables import AliasEventRow, AliasRow, ArtifactRow
 
@@ -46,14 +47,23 @@ def promote(name: str, artifact_id: str, *, step_key: str | None = None, reason:
     Raises:
         BadAlias: ``name`` is not of the form ``nacl@champion``.
         UnknownArtifact: no artifact has this full id.
+        Retracted: the artifact, or one that it was made from, is retracted.
     """
     if not NAME.fullmatch(name):
         raise BadAlias(
             f"alias '{name}': give lower-case letters, digits, _ and - around one @, as nacl@champion"
         )
     with session() as s:
-        if s.get(ArtifactRow, artifact_id) is None:
+        artifact = s.get(ArtifactRow, artifact_id)
+        if artifact is None:
             raise UnknownArtifact(f"alias {name}: no artifact has the id '{artifact_id}'")
+        retraction = tainted_in(s, artifact_id)
+        if retraction is not None:
+            raise Retracted(
+                f"alias {name}: {artifact.kind} '{artifact.name}' ({artifact_id[:12]}) was "
+                f"{retraction.about(artifact_id)}. Promote something else, or take the retraction back: "
+                f"temper reinstate {retraction.artifact.id[:12]}"
+            )
         said = {
             "name": name,
             "artifact_id": artifact_id,
@@ -74,7 +84,7 @@ def promote(name: str, artifact_id: str, *, step_key: str | None = None, reason:
 
 
 def resolve(name: str) -> Artifact:
-    """The artifact that ``name`` stands for now.
+    """The artifact that ``name`` stands for now, retracted or not.
 
     Raises:
         BadAlias: ``name`` is not of the form ``nacl@champion``.

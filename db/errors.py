@@ -35,3 +35,15 @@ class DatabaseUnavailable(ProvenanceError):
 
 class SchemaTooNew(ProvenanceError):
     """The database was made by a newer Temper than this one."""
+
+
+class Retracted(ProvenanceError):
+    """Something was to be promoted that is retracted, or made from what is."""
+
+
+class BadRetraction(ProvenanceError):
+    """A retraction without a reason, or the end of one that does not exist."""
+
+
+class ForbiddenLicence(ProvenanceError):
+    """Something was made from an artifact whose licence is forbidden here."""

@@ -14,6 +14,7 @@ from sqlalchemy import CursorResult, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.agent import host
+from db.errors import DatabaseUnavailable
 from db.session import now, session
 from db.settings import settings
 from db.tables import StepRow
@@ -67,7 +68,7 @@ def _renew(key: str, owner: str, stop: threading.Event) -> None:
                 )
                 result = s.execute(statement)
                 held = isinstance(result, CursorResult) and result.rowcount == 1
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, DatabaseUnavailable) as error:
             log.warning("step %s: the lease could not be renewed, trying again: %s", key[:12], error)
             continue
         if not held:

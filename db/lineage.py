@@ -1,11 +1,11 @@
-"""Lineage: everything an artifact was made from, back to the imported files."""
+"""Lineage: everything an artifact was made from, back to the imported files, and what was made from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import CTE, select
 
 from db.artifacts import Artifact
 from db.errors import UnknownArtifact
@@ -48,7 +48,7 @@ class Edge:
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """The graph behind one artifact, each node once.
+    """The graph behind one artifact, or ahead of it, each node once.
 
     Attributes:
         artifacts: by id.
@@ -81,19 +81,57 @@ class Node:
     repeated: bool
 
 
+def behind(artifact_id: str) -> CTE:
+    """An artifact and everything it was made from, for use in queries: columns ``id`` and ``step_key``."""
+    itself = select(ArtifactRow.id, ArtifactRow.step_key).where(ArtifactRow.id == artifact_id)
+    reached = itself.cte("behind", recursive=True)
+    return reached.union(
+        select(ArtifactRow.id, ArtifactRow.step_key)
+        .join(UsedRow, UsedRow.artifact_id == ArtifactRow.id)
+        .join(reached, UsedRow.step_key == reached.c.step_key)
+    )
+
+
 def ancestors(artifact_id: str) -> Lineage:
     """Everything behind an artifact, itself included, in one query.
 
     Raises:
         UnknownArtifact: no artifact has this full id.
     """
-    behind = select(ArtifactRow.id, ArtifactRow.step_key).where(ArtifactRow.id == artifact_id)
-    reached = behind.cte("reached", recursive=True)
+    return _graph(artifact_id, behind(artifact_id))
+
+
+def descendants(artifact_id: str) -> Lineage:
+    """Everything that was made from an artifact, itself included, in one query.
+
+    What the steps also read that is not made from it is left out, and so is the step that made it.
+
+    Raises:
+        UnknownArtifact: no artifact has this full id.
+    """
+    itself = select(ArtifactRow.id).where(ArtifactRow.id == artifact_id)
+    reached = itself.cte("ahead", recursive=True)
     reached = reached.union(
-        select(ArtifactRow.id, ArtifactRow.step_key)
-        .join(UsedRow, UsedRow.artifact_id == ArtifactRow.id)
-        .join(reached, UsedRow.step_key == reached.c.step_key)
+        select(ArtifactRow.id)
+        .join(UsedRow, UsedRow.step_key == ArtifactRow.step_key)
+        .join(reached, UsedRow.artifact_id == reached.c.id)
     )
+    graph = _graph(artifact_id, reached)
+    used = {
+        key: inside
+        for key, edges in graph.used.items()
+        if (inside := [edge for edge in edges if edge.artifact_id in graph.artifacts])
+    }
+    return Lineage(
+        artifacts=graph.artifacts,
+        steps={key: graph.steps[key] for key in used},
+        made_by={id_: key for id_, key in graph.made_by.items() if id_ != artifact_id},
+        used=used,
+    )
+
+
+def _graph(artifact_id: str, reached: CTE) -> Lineage:
+    """What is on record about the artifacts of ``reached``, the steps that made them and what those read."""
     query = (
         select(ArtifactRow, StepRow, UsedRow)
         .join(reached, reached.c.id == ArtifactRow.id)

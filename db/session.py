@@ -29,14 +29,17 @@ def session(*, read_only: bool = False) -> Iterator[Session]:
     wait for writers.
 
     Raises:
-        DatabaseUnavailable: it cannot be reached.
+        DatabaseUnavailable: it cannot be reached, went away meanwhile, or has no room left.
         SchemaTooNew: it was made by a newer Temper.
     """
     engine = _engine(settings().url)
     if read_only:
         engine = engine.execution_options(**READ_ONLY)
-    with Session(engine, expire_on_commit=False) as opened, opened.begin():
-        yield opened
+    try:
+        with Session(engine, expire_on_commit=False) as opened, opened.begin():
+            yield opened
+    except OperationalError as error:
+        raise _unavailable(engine, error) from error
 
 
 def now(opened: Session) -> datetime:
@@ -61,10 +64,12 @@ def _engine(url: str) -> Engine:
             try:
                 upgrade(url)
             except OperationalError as error:
-                shown = engine.url.render_as_string(hide_password=True)
-                reason = " ".join(str(error.orig).split())
-                raise DatabaseUnavailable(
-                    f"database {shown}: {reason}; check TEMPER_DATABASE_URL and TEMPER_HOME"
-                ) from error
+                raise _unavailable(engine, error) from error
             _engines[url] = engine
         return _engines[url]
+
+
+def _unavailable(engine: Engine, error: OperationalError) -> DatabaseUnavailable:
+    shown = engine.url.render_as_string(hide_password=True)
+    reason = " ".join(str(error.orig).split())
+    return DatabaseUnavailable(f"database {shown}: {reason}; check TEMPER_DATABASE_URL and TEMPER_HOME")

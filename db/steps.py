@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from db.agent import host, software, user, who
 from db.canonical import JSON, canonical, plain
-from db.errors import MissingFile, UnknownArtifact
+from db.errors import DatabaseUnavailable, MissingFile, UnknownArtifact
 from db.leases import is_gone, new_owner, renewed
 from db.session import insert_new, now, session
 from db.settings import settings
@@ -294,6 +294,6 @@ def _fail(step: _Step, owner: str, error: BaseException) -> bool:
             # PostgreSQL text holds neither NUL nor lone surrogates.
             row.error = text.replace("\0", "").encode(errors="replace").decode()
             row.lease_owner = row.lease_until = None
-    except SQLAlchemyError:
+    except (SQLAlchemyError, DatabaseUnavailable):
         log.exception("%s: its failure could not be recorded", step.label)
     return True

@@ -141,3 +141,17 @@ class AliasEventRow(Base):
     set_by: Mapped[str]
     step_key: Mapped[str | None] = mapped_column(ForeignKey("step.key"))
     reason: Mapped[str] = mapped_column(Text)
+
+
+class RetractionEventRow(Base):
+    """An artifact was retracted, or reinstated; the last event counts. Rows are only ever added."""
+
+    __tablename__ = "retraction_event"
+    __table_args__ = (CheckConstraint("event IN ('retracted', 'reinstated')", name="event"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    artifact_id: Mapped[str] = mapped_column(ForeignKey("artifact.id"), index=True)
+    event: Mapped[str]
+    at: Mapped[datetime]
+    by: Mapped[str]
+    reason: Mapped[str] = mapped_column(Text)

@@ -12,7 +12,7 @@ from models.campaign import load_campaign
 from tasks.children import interruptible
 from tasks.datasets import ingest_labels, pseudolabel_replay, record_reference
 from tasks.foundation import resolve_foundation
-from tasks.promotion import judge, promote
+from tasks.promotion import admit, judge, promote
 from tasks.reporting import conclude, report, summarise
 from tasks.training import distil, fine_tune, label_for_student, refit_e0s
 from tasks.validation import measure_errors, measure_speed, rank, simulate
@@ -69,6 +69,7 @@ def finetune(
     start = resolve_foundation(plan.foundation)
     data = ingest_labels(plan)
     replay = pseudolabel_replay(plan.replay, start)
+    admit(plan, [start, *data.values(), *replay.values()])
     e0s = refit_e0s(plan, start, data)
 
     lessons = {"foundation": start, "e0s": e0s, "train": data["train"], "valid": data["valid"]}

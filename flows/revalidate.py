@@ -8,6 +8,7 @@ from prefect.events import emit_event
 from prefect.states import Failed
 from pydantic import Field
 
+from tasks.display import display
 from tasks.revalidation import accepted, remeasure, verify_bytes
 
 ROLES = ("champion", "engine")
@@ -48,7 +49,8 @@ def revalidate(
                 resource={"prefect.resource.id": f"temper.alias.{name}", "prefect.resource.name": name},
                 payload={"findings": findings},
             )
-    create_markdown_artifact(
+    display(
+        create_markdown_artifact,
         "\n".join(f"- {'⚠️ ' if line in alarms else ''}{line}" for line in lines),
         key="revalidation",
         description="Alarm: something promoted is not what it was" if alarms else "No alarm",

@@ -138,6 +138,9 @@ class Campaign(_Section):
     simulation: Simulation = Simulation()
     gate: Gate = Gate()
     student: StudentPlan = StudentPlan()
+    forbidden_licences: tuple[str, ...] = Field(
+        (), description="terms under which nothing that is promoted may come, as ASL; 'unknown' may be one"
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> "Campaign":

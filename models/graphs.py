@@ -1,9 +1,9 @@
 """Structures as graphs: neighbour lists built once, batches by edge budget, batched evaluation."""
 
 import hashlib
+from abc import ABC
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -141,15 +141,14 @@ def collate(batch: Sequence[Graph], n_elements: int, dtype: torch.dtype) -> Batc
     }
 
 
-@runtime_checkable
-class Surveyed(Protocol):
+class Surveyed(Sequence[Graph], ABC):
     """Many graphs that tell, without being read, their numbers of edges and the digest of their content."""
 
-    edge_counts: Sequence[int]
+    edge_counts: Sequence[int] | np.ndarray
     digest: str
 
 
-def edge_counts(items: Sequence[Graph]) -> Sequence[int]:
+def edge_counts(items: Sequence[Graph]) -> Sequence[int] | np.ndarray:
     """Numbers of directed edges; graphs that are stored elsewhere are not read for it."""
     return items.edge_counts if isinstance(items, Surveyed) else [g.n_edges for g in items]
 
@@ -166,7 +165,7 @@ def digest(items: Iterable[Graph]) -> str:
     return content.hexdigest()
 
 
-def batches(order: Iterable[int], sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
+def batches(order: Iterable[int], sizes: Sequence[int] | np.ndarray, budget: int) -> Iterator[list[int]]:
     """Split `order` into runs whose summed `sizes` stay within `budget` (never an empty run)."""
     run: list[int] = []
     total = 0

@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.db import connect
 
 from models import graphs
-from models.graphs import Graph
+from models.graphs import Graph, Surveyed
 
 _SUFFIX = ".aselmdb"
 _MAGIC = 0xBEEFC0DE.to_bytes(4, "little")
@@ -27,7 +27,7 @@ class StoreError(ValueError):
     """A database that cannot be read, or holds a structure that cannot be used; the message names it."""
 
 
-class StoredGraphs(Sequence[Graph]):
+class StoredGraphs(Surveyed):
     """The graphs of a database, each read and given its neighbours when it is asked for.
 
     Labels are the energy, forces and stress of each row's calculator (eV, eV/Å, eV/Å³), unlabelled where

@@ -10,6 +10,7 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 
+from tasks.display import display
 from tasks.tracking import tracked
 
 _LINES = 10  # log lines for a whole piece of work
@@ -23,18 +24,21 @@ def progress(
     `share` turns a message of the child into the finished share (0 to 1) and a line for the log.
     """
     logger = get_run_logger()
-    bar = create_progress_artifact(progress=0.0, description=what) if TaskRunContext.get() else None
-    shown = -1
+    bar = None
+    if TaskRunContext.get():
+        bar = display(create_progress_artifact, progress=0.0, description=what)
+    told = -1
 
     def show(message: dict[str, Any]) -> None:
-        nonlocal shown
+        nonlocal told
         done, line = share(message)
-        if int(done * _LINES) == shown:
+        if int(done * _LINES) == told:
             return
-        shown = int(done * _LINES)
+        told = int(done * _LINES)
         logger.info("%s: %s", what, line)
         if isinstance(bar, UUID):
-            update_progress_artifact(bar, progress=min(100.0, 100.0 * done), description=f"{what}: {line}")
+            filled = min(100.0, 100.0 * done)
+            display(update_progress_artifact, bar, progress=filled, description=f"{what}: {line}")
 
     return show
 
@@ -59,7 +63,7 @@ def training(
         yield each
     if rows and TaskRunContext.get():
         key = re.sub("[^a-z0-9]+", "-", f"{name}-training".lower())
-        create_table_artifact(table=rows, key=key, description=f"Evaluations of {what}")
+        display(create_table_artifact, table=rows, key=key, description=f"Evaluations of {what}")
 
 
 def epochs(total: int) -> Callable[[dict[str, Any]], tuple[float, str]]:

@@ -1,13 +1,15 @@
 """The gate, and the names that a checkpoint gets behind it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from prefect import task
 
-from db import aliases
+from db import aliases, artifacts, licences
+from db.errors import Retracted
+from db.retractions import tainted
 from db.steps import Output
 from models.campaign import Campaign
 from models.validation import acceptance
@@ -46,13 +48,34 @@ def judge(campaign: Campaign, role: str, inputs: Mapping[str, str]) -> str:
     return recorded("judge", 3, parameters, inputs, compute)["acceptance"]
 
 
+@task(name="admit inputs", task_run_name="admit-inputs")
+def admit(campaign: Campaign, ids: Iterable[str]) -> None:
+    """Raise where nothing that is made from these artifacts could be promoted, before anything is.
+
+    ForbiddenLicence: one comes under terms that the campaign forbids. Retracted: one is, or what it was
+    made from.
+    """
+    for id_ in ids:
+        licences.check(id_, campaign.forbidden_licences)
+        if retraction := tainted(id_):
+            raise Retracted(
+                f"{campaign.name} would start from {artifacts.get(id_).name} ({id_[:12]}), "
+                f"{retraction.about(id_)}; start from something else, or take the retraction back"
+            )
+
+
 @task(name="promote", task_run_name="promote-{role}")
 def promote(campaign: Campaign, role: str, acceptance_id: str) -> bool:
-    """Let `<campaign>@<role>` stand for the accepted checkpoint; False where the gate did not hold."""
+    """Let `<campaign>@<role>` stand for the accepted checkpoint; False where the gate did not hold.
+
+    Raises ForbiddenLicence where its terms are not those that the campaign allows.
+    """
     accepted = read(acceptance_id)
     if not accepted["passed"]:
         return False
+    licences.check(accepted["checkpoint"], campaign.forbidden_licences)
     reason = "; ".join(f"{v['check']} {v['value']:.3g} {v['unit']}" for v in accepted["verdicts"])
-    aliases.promote(f"{campaign.name}@{role}", accepted["checkpoint"], reason=reason)
+    # The acceptance rests on all that was measured: where it cannot be promoted, nothing is.
     aliases.promote(f"{campaign.name}@{role}-acceptance", acceptance_id, reason=f"acceptance of {role}")
+    aliases.promote(f"{campaign.name}@{role}", accepted["checkpoint"], reason=reason)
     return True

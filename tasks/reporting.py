@@ -14,6 +14,7 @@ from db.settings import settings
 from db.steps import Output
 from models import report as html
 from models.campaign import Campaign
+from tasks.display import display
 from tasks.records import read, recorded
 
 SHOWN_HASH = 10
@@ -82,7 +83,8 @@ def summarise(outcome: Mapping[str, Any]) -> list[dict[str, str]]:
                 "checkpoint": checkpoints[name][:SHOWN_HASH],
             }
         )
-    create_table_artifact(
+    display(
+        create_table_artifact,
         table=rows,
         key="campaign-summary",
         description="Mean absolute errors of every model of the campaign on the test structures, the change "
@@ -110,7 +112,8 @@ def report(campaign: Campaign, outcome: Mapping[str, Any]) -> str:
     path.write_bytes(artifacts.path(made).read_bytes())
     verdict = outcome["verdict"]
     said = [verdict["summary"], "", *(f"- {reason}" for reason in verdict["reasons"])]
-    create_markdown_artifact(
+    display(
+        create_markdown_artifact,
         "\n".join([*said, "", f"The report is at `{path}`."]),
         key="campaign-report",
         description=verdict["summary"],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prefect import task
 
-from db import artifacts
+from db import artifacts, licences
 from db.steps import Output
 from models import e0s, finetuning
 from models.campaign import Campaign
@@ -146,6 +146,6 @@ def heritage(inputs: Mapping[str, str], roles: tuple[str, ...], name: str, level
     said = {"name": name, "level_of_theory": level}
     ancestors = [artifacts.get(inputs[role]).metadata for role in roles]
     for key in ("licence", "citation"):
-        values = {part for a in ancestors for part in str(a.get(key, "")).split("; ") if part}
-        said[key] = "; ".join(sorted(values))
+        values = {part for a in ancestors for part in licences.separate(str(a.get(key, "")))}
+        said[key] = licences.SEPARATOR.join(sorted(values))
     return said

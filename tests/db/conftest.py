@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,6 +15,7 @@ import pytest
 import db
 from db import artifacts
 from db.artifacts import Artifact
+from db.steps import Output, once
 
 
 def _binaries() -> Path | None:
@@ -114,3 +115,18 @@ def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for child in started:
         child.kill()
         child.communicate()
+
+
+@pytest.fixture
+def made(url: str) -> Callable[..., str]:
+    """Run a step that makes one file and return its id: ``made("student", {"teacher": id}, licence=…)``."""
+
+    def make(name: str, inputs: Mapping[str, str | Sequence[str]], **metadata: str) -> str:
+        def compute(work: Path) -> Mapping[str, Output]:
+            (work / "out.txt").write_text(name)
+            return {"out": Output(path=work / "out.txt", kind="checkpoint", name=name, metadata=metadata)}
+
+        parameters = {"of": name, "optimisation": {"epochs": 20, "rates": [0.1, 0.01]}, "stop": None}
+        return once(f"make {name}", 1, parameters, inputs, compute, seed=7).outputs["out"]
+
+    return make

@@ -5,7 +5,7 @@ import pytest
 
 from db.artifacts import Artifact
 from db.errors import UnknownArtifact
-from db.lineage import Node, ancestors, tree
+from db.lineage import Node, ancestors, descendants, tree
 from db.steps import Output, once
 
 Import = Callable[..., Artifact]
@@ -88,3 +88,44 @@ def test_long_campaign(imported: Import) -> None:
 def test_unknown(url: str) -> None:
     with pytest.raises(UnknownArtifact, match="no artifact has the id"):
         tree("0" * 64)
+
+
+def test_descendants_are_the_other_direction(imported: Import) -> None:
+    labels, foundation = imported("labels", "labels"), imported("foundation", "foundation")
+    e0s = make("e0s", "e0s", {"data": labels.id, "model": foundation.id})
+    teacher = make("train", "teacher", {"e0s": e0s, "data": [labels.id], "model": foundation.id}, seed=3)
+    student = make("distil", "student", {"teacher": teacher, "data": [labels.id, e0s]})
+    unrelated = make("distil", "unrelated", {"teacher": foundation.id})
+    everything = [labels.id, foundation.id, e0s, teacher, student, unrelated]
+    for one in everything:
+        assert set(descendants(one).artifacts) == {
+            other for other in everything if one in ancestors(other).artifacts
+        }
+    graph = descendants(e0s)
+    assert set(graph.made_by) == {teacher, student}
+    assert set(graph.steps) == set(graph.made_by.values()) == set(graph.used)
+    assert graph.steps[graph.made_by[teacher]].seed == 3
+    assert [(edge.role, edge.artifact_id) for edge in graph.used[graph.made_by[student]]] == [
+        ("data", e0s),
+        ("teacher", teacher),
+    ]  # the labels were not made from it
+
+
+def test_nothing_is_made_from_the_last_one(imported: Import) -> None:
+    last = make("train", "teacher", {"data": imported("labels").id})
+    graph = descendants(last)
+    assert list(graph.artifacts) == [last]
+    assert (graph.steps, graph.made_by, graph.used) == ({}, {}, {})
+
+
+def test_bytes_that_were_there_before_are_not_made_again(imported: Import) -> None:
+    labels = imported("labels")
+    cleaned = make("clean", "merged", {"data": labels.id})
+    assert make("filter", "merged", {"data": cleaned}) == cleaned
+    assert set(descendants(labels.id).artifacts) == {labels.id, cleaned}
+    assert set(descendants(cleaned).artifacts) == {cleaned}
+
+
+def test_descendants_of_something_unknown(url: str) -> None:
+    with pytest.raises(UnknownArtifact, match="no artifact has the id"):
+        descendants("0" * 64)

@@ -5,23 +5,42 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from db import aliases
+from db import aliases, retractions
+from db.engine import open_engine
 from db.errors import DatabaseUnavailable, SchemaTooNew
+from db.lineage import tree
 from db.migrate import current, upgrade
 from db.session import now, session
 from db.tables import AliasEventRow, Base
+
+NEWEST = "0002"
+LABELS, TEACHER, STEP = "1" * 64, "2" * 64, "3" * 64
+AT = "'2026-01-02 03:04:05+00:00'"
+OLD_RECORD = [
+    f"INSERT INTO artifact VALUES ('{LABELS}', 'dataset', 'labels', '.xyz', 7, "
+    f"'{{\"licence\": \"MIT\"}}', NULL, {AT}, 'me')",
+    f"INSERT INTO step VALUES ('{STEP}', 'train', 1, '{{}}', 3, 'done', NULL, 1, NULL, NULL, {AT}, {AT}, "
+    "2.5, '{}', 'here', 'me', NULL)",
+    f"INSERT INTO artifact VALUES ('{TEACHER}', 'checkpoint', 'teacher', '', 7, "
+    f"'{{}}', '{STEP}', {AT}, 'me')",
+    f"INSERT INTO used VALUES ('{STEP}', 'data', 0, '{LABELS}')",
+    f"INSERT INTO generated VALUES ('{STEP}', 'model', '{TEACHER}')",
+    f"INSERT INTO alias VALUES ('nacl@champion', '{TEACHER}', {AT}, 'me', NULL, 'good')",
+]
 
 
 def test_migrations_give_the_tables_of_the_models(url: str) -> None:
     assert current(url) is None
     upgrade(url)
     upgrade(url)
-    assert current(url) == "0001"
+    assert current(url) == NEWEST
     with session() as s:
         context = MigrationContext.configure(s.connection(), opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
@@ -29,7 +48,36 @@ def test_migrations_give_the_tables_of_the_models(url: str) -> None:
 
 def test_first_use_makes_the_schema(url: str) -> None:
     assert aliases.all() == []
+    assert current(url) == NEWEST
+
+
+def test_what_an_older_version_recorded_is_kept_and_can_be_retracted(url: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", "db:migrations")
+    with open_engine(url, foreign_keys=False).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in OLD_RECORD:
+            connection.exec_driver_sql(statement)
     assert current(url) == "0001"
+    (alias,) = aliases.all()
+    assert current(url) == NEWEST
+    assert (alias.name, alias.artifact_id, alias.reason) == ("nacl@champion", TEACHER, "good")
+    assert alias.set_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    (parent,) = tree(TEACHER).parents
+    assert (parent.role, parent.artifact.name, parent.artifact.metadata) == (
+        "data",
+        "labels",
+        {"licence": "MIT"},
+    )
+    retraction = retractions.retract(LABELS, "wrong units")
+    assert retractions.tainted(TEACHER) == retraction
+    with open_engine(url, foreign_keys=False).begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    assert current(url) == "0001"
+    with session(read_only=True) as s:
+        assert s.scalar(text("SELECT count(*) FROM artifact")) == 2
 
 
 def test_newer_schema_is_refused(url: str) -> None:

@@ -1,10 +1,13 @@
 import hashlib
+import resource
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from db.errors import MissingFile, UnknownArtifact
-from db.store import Store
+from db.store import Store, StoreUnavailable
 
 
 @pytest.fixture
@@ -20,7 +23,8 @@ def file(tmp_path: Path) -> Path:
 
 
 def files(store: Store) -> list[str]:
-    return sorted(str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file())
+    every = [*store.files(), *store.unfinished()]
+    return sorted(str(file.path.relative_to(store.root)) for file in every)
 
 
 def test_file_is_kept_under_its_hash(store: Store, file: Path) -> None:
@@ -46,12 +50,17 @@ def test_leftovers_of_a_kill_do_no_harm(store: Store, file: Path) -> None:
     assert store.verify(id_)
 
 
-def test_failed_copy_leaves_nothing(store: Store, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_space(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file of this process can grow beyond 1 MiB, as if the disk ended there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setattr("os.fsync", no_space)
-    with pytest.raises(OSError, match="No space left"):
+
+def test_full_disk_is_one_clear_error_and_leaves_nothing(store: Store, file: Path, full_disk: None) -> None:
+    with pytest.raises(StoreUnavailable, match=r"store .* cannot be written to: File too large; make room"):
         store.put(file, ".extxyz")
     assert files(store) == []
 
@@ -77,3 +86,26 @@ def test_missing_file_is_one_clear_error(store: Store, tmp_path: Path) -> None:
 def test_only_a_hash_names_a_file(store: Store, id_: str) -> None:
     with pytest.raises(UnknownArtifact, match="not a sha256"):
         store.path(id_)
+
+
+def test_files_are_listed_with_what_they_are(store: Store, file: Path) -> None:
+    assert files(store) == []
+    id_ = store.put(file, ".extxyz")
+    (store.path(id_).parent / "notes").touch()  # not the store's
+    (store.root / ".incoming" / "half").write_text("half")
+    (kept,), (half,) = store.files(), store.unfinished()
+    assert (kept.artifact_id, kept.path, kept.size) == (id_, store.path(id_), file.stat().st_size)
+    assert kept.written_at == datetime.fromtimestamp(store.path(id_).stat().st_mtime, UTC)
+    assert (half.artifact_id, half.size) == ("", 4)
+
+
+def test_a_file_is_removed_unless_it_was_put_again(store: Store, file: Path) -> None:
+    id_ = store.put(file, ".extxyz")
+    (listed,) = store.files()
+    store.put(file, ".extxyz")
+    assert not store.remove(listed)
+    assert store.verify(id_)
+    (listed,) = store.files()
+    assert store.remove(listed)
+    assert not store.remove(listed)
+    assert files(store) == []

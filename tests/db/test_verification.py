@@ -1,4 +1,6 @@
+import os
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import text
@@ -62,3 +64,28 @@ def test_pointers_to_nothing(url: str, imported: Import) -> None:
         ("dangling", labels.id, f"step {done.key[:12]}, data"),
         ("dangling", done.outputs["out"], f"step {done.key[:12]}, out"),
     }
+
+
+def test_files_that_nothing_refers_to(imported: Import, tmp_path: Path) -> None:
+    imported("1")
+    (tmp_path / "file").write_text("of a step that was killed before it was recorded")
+    orphan = store().put(tmp_path / "file", ".txt")
+    half = store().root / "ab" / ("0" * 62 + ".txt")
+    half.parent.mkdir(exist_ok=True)
+    half.write_text("")
+    cut_off = store().root / ".incoming" / "0123"
+    cut_off.write_text("")
+    (store().root / "ab" / "notes.txt").write_text("not the store's")
+    assert verify() == []  # their rows may still come
+    found = {problem.kind: problem for problem in verify(grace=timedelta(0))}
+    assert {kind: problem.artifact_id for kind, problem in found.items()} == {
+        "orphan": orphan,
+        "half-written": "ab" + "0" * 62,
+        "unfinished": "",
+    }
+    assert found["orphan"].detail == (
+        f"{store().path(orphan)}: nothing on record refers to it; temper gc removes it"
+    )
+    assert verify([orphan], grace=timedelta(0))[0].kind == "unknown"
+    os.utime(cut_off, (0, 0))
+    assert [problem.kind for problem in verify()] == ["unfinished"]

@@ -1,5 +1,10 @@
 """What is said while a child works."""
 
+import pytest
+from prefect.artifacts import create_markdown_artifact
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from tasks.display import display
 from tasks.progress import epochs, steps
 
 ROW = {
@@ -32,3 +37,11 @@ def test_a_training_that_stops_early_is_done() -> None:
 
 def test_a_simulation_says_its_step_and_its_replicas() -> None:
     assert steps({"step": 5, "steps": 20, "running": 3}) == (0.25, "step 5/20, 3 replicas running")
+
+
+def test_a_server_that_is_gone_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    nobody_listens = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(nobody_listens):
+        assert display(create_markdown_artifact, "text", key="text") is None
+    (warning,) = (record for record in caplog.records if record.name == "tasks.display")
+    assert "the work goes on" in warning.message

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from db import aliases
+from db.errors import ForbiddenLicence, Retracted
+from db.retractions import retract
 from models.campaign import Campaign
-from tasks.promotion import judge, promote
+from tasks.promotion import admit, judge, promote
 from tasks.records import read
 from tasks.reporting import conclude
 
@@ -88,3 +90,32 @@ def test_a_champion_without_an_engine_is_said(
     verdict = conclude.fn(campaign, "naive", {"champion": accepted}, {"champion": True, "engine": False})
     assert verdict["promoted"]
     assert verdict["summary"] == "naive is salt@champion; its student did not pass the gate."
+
+
+def test_what_comes_under_a_forbidden_licence_is_refused_before_and_behind_the_gate(
+    campaign: Campaign, measured: Callable[..., dict[str, str]], recorded_json: Callable[..., str]
+) -> None:
+    strict = campaign.model_copy(update={"forbidden_licences": ("ASL",)})
+    inputs = measured(forces=40.0)
+    inputs["checkpoint"] = recorded_json({"weights": 1}, "checkpoint", licence="ASL; MIT")
+    accepted = judge.fn(strict, "champion", inputs)
+    with pytest.raises(ForbiddenLicence, match="'ASL' by checkpoint"):
+        promote.fn(strict, "champion", accepted)
+    assert aliases.all() == []
+    with pytest.raises(ForbiddenLicence, match="'ASL' by checkpoint"):
+        admit.fn(strict, [inputs["errors"], inputs["checkpoint"]])
+    admit.fn(campaign, [inputs["checkpoint"]])
+    assert promote.fn(campaign, "champion", accepted)
+
+
+def test_nothing_starts_from_or_rests_on_what_is_retracted(
+    campaign: Campaign, measured: Callable[..., dict[str, str]]
+) -> None:
+    inputs = measured(forces=40.0)
+    accepted = judge.fn(campaign, "champion", inputs)
+    retract(inputs["errors"], "measured in other units")
+    with pytest.raises(Retracted, match=r"retracted on .* measured in other units"):
+        admit.fn(campaign, [inputs["errors"]])
+    with pytest.raises(Retracted, match="measured in other units"):
+        promote.fn(campaign, "champion", accepted)
+    assert aliases.all() == []

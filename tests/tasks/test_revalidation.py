@@ -1,10 +1,13 @@
 """The bytes behind a promotion."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from db import aliases, artifacts
+from db.retractions import reinstate, retract
+from db.steps import Output, once
 from tasks.revalidation import accepted, verify_bytes
 
 
@@ -40,3 +43,32 @@ def test_a_name_moved_past_the_gate_is_found(ids: dict[str, str], recorded_json:
     aliases.promote("salt@champion", recorded_json({"weights": 2}, "checkpoint"), reason="by hand")
     (finding,) = verify_bytes.fn("salt@champion", ids["acceptance"])
     assert f"{ids['checkpoint'][:12]} is what was accepted" in finding
+
+
+@pytest.mark.parametrize("role", ["checkpoint", "test", "acceptance"])
+def test_a_retraction_of_anything_behind_it_is_found(role: str, ids: dict[str, str]) -> None:
+    retract(ids[role], "wrong units")
+    (finding,) = verify_bytes.fn("salt@champion", ids["acceptance"])
+    assert finding.startswith("rests on ")
+    assert f"({ids[role][:12]}), which was retracted" in finding
+    assert finding.endswith(": wrong units")
+    reinstate(ids[role])
+    assert verify_bytes.fn("salt@champion", ids["acceptance"]) == []
+
+
+def test_one_retraction_behind_several_inputs_is_found_once(
+    recorded_json: Callable[..., str],
+) -> None:
+    labels = recorded_json({"labels": 1}, "labels")
+
+    def compute(work: Path) -> dict[str, Output]:
+        for part in ("checkpoint", "test"):
+            (work / part).write_text(part)
+        return {part: Output(path=work / part, kind=part, name=part) for part in ("checkpoint", "test")}
+
+    inputs = dict(once("make", 1, {}, {"labels": labels}, compute).outputs)
+    aliases.promote("salt@champion", inputs["checkpoint"], reason="good")
+    acceptance = recorded_json({"inputs": inputs}, "acceptance")
+    retract(labels, "wrong units")
+    (finding,) = verify_bytes.fn("salt@champion", acceptance)
+    assert labels[:12] in finding
