@@ -81,8 +81,15 @@ class Replay(_Section):
     level_of_theory: str | None = Field(
         None, description="of the structures' own labels, which only multihead_replay trains on"
     )
+    licence: str = Field("", description="terms of the structures; the shipped ones come under MIT")
     n_structures: int = Field(400, ge=10)
     seed: int = 0
+
+    @property
+    def terms(self) -> dict[str, str]:
+        """What is known of the terms of the structures."""
+        licence = "MIT" if self.path is None else self.licence
+        return {"licence": licence} if licence else {}
 
     @property
     def file(self) -> Path:

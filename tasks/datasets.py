@@ -37,7 +37,7 @@ def ingest_labels(campaign: Campaign, head: str = TARGET_HEAD) -> Mapping[str, s
 def pseudolabel_replay(replay: Replay, foundation_id: str) -> Mapping[str, str]:
     """Ids of the parts replay_train, replay_valid, replay_test; see `models.pseudolabels.replay_set`."""
     path = replay.file
-    source = artifacts.import_file(path, "structures", path.name)
+    source = artifacts.import_file(path, "structures", path.name, replay.terms)
     model = artifacts.get(foundation_id)
 
     def compute(work: Path) -> dict[str, Output]:

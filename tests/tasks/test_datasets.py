@@ -59,8 +59,10 @@ def test_a_reference_says_its_level_and_temperature(campaign: Campaign, tmp_path
 def test_the_replay_set_says_of_what_level_each_part_is(campaign: Campaign, tmp_path: Path) -> None:
     shipped = foundation.shipped()["temper-gfn1"]
     start = artifacts.import_file(shipped, "foundation", "start", {"level_of_theory": "ours"}).id
-    replay = Replay(path=campaign.labels.path, n_structures=10, level_of_theory="GFN2-xTB")
+    replay = Replay(path=campaign.labels.path, n_structures=10, level_of_theory="GFN2-xTB", licence="CC0-1.0")
     parts = pseudolabel_replay.fn(replay, start)
+    (source,) = (n.artifact for n in tree(parts["replay_test"]).parents if n.artifact.kind == "structures")
+    assert source.metadata["licence"] == "CC0-1.0"
     said = {role: artifacts.get(id_).metadata for role, id_ in parts.items()}
     assert {role: (of["level_of_theory"], of["labels_from"]) for role, of in said.items()} == {
         "replay_train": ("ours", "foundation"),
