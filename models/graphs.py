@@ -13,6 +13,7 @@ from ase.geometry import complete_cell
 from matscipy.neighbours import neighbour_list
 
 from models.kernels import for_inference
+from models.memory import keep_freed_memory
 from models.potentials import Potential
 
 Batch = dict[str, torch.Tensor]
@@ -196,6 +197,7 @@ def predict(
     Without `max_edges` as many as are fastest on a CPU: 8000 in float32 and 4000 in float64.
     The E0 sum is added in float64, so that totals of thousands of eV keep their meV.
     """
+    keep_freed_memory()
     network = for_inference(potential.network)
     e0s = torch.atleast_2d(network.atomic_energies_fn.atomic_energies)
     results: list[Prediction] = []

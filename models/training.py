@@ -1,7 +1,6 @@
 """One training loop for pre-training, fine-tuning and distillation."""
 
 import copy
-import ctypes
 import hashlib
 import logging
 import math
@@ -20,6 +19,7 @@ from models.evaluation import Rule, mean_errors, scores, weights_dtype
 from models.graphs import Batch, Graph, batches, collate, edge_counts
 from models.graphs import digest as graphs_digest
 from models.kernels import fused
+from models.memory import keep_freed_memory
 from models.potentials import Network, n_parameters
 from models.training_clock import Clock
 from models.training_state import StateFile, TrainingState, uninterrupted
@@ -200,17 +200,6 @@ def fit(
     return Fit(
         network=average.eval(), history=state.history, best_epoch=state.best_epoch, seconds=state.seconds
     )
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks: training allocates the same large ones at every step."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:
-        return  # another C library: slower, not wrong
-    m_mmap_threshold, m_trim_threshold = -3, -1
-    libc.mallopt(m_mmap_threshold, 1 << 30)
-    libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def _learning_rate(optimisation: Optimisation, done: float) -> float:
