@@ -100,7 +100,7 @@ def tainted_in(opened: Session, artifact_id: str) -> Retraction | None:
         select(RetractionEventRow, ArtifactRow)
         .join(ArtifactRow, ArtifactRow.id == RetractionEventRow.artifact_id)
         .join(reached, reached.c.id == RetractionEventRow.artifact_id)
-        .where(_in_force())
+        .where(in_force())
         .order_by(RetractionEventRow.artifact_id != artifact_id, RetractionEventRow.id)
     )
     row = opened.execute(query).tuples().first()
@@ -112,9 +112,9 @@ def all_tainted() -> Mapping[str, Retraction]:
     retracted = (
         select(RetractionEventRow, ArtifactRow)
         .join(ArtifactRow, ArtifactRow.id == RetractionEventRow.artifact_id)
-        .where(_in_force())
+        .where(in_force())
     )
-    own = select(RetractionEventRow.artifact_id, RetractionEventRow.id.label("event_id")).where(_in_force())
+    own = select(RetractionEventRow.artifact_id, RetractionEventRow.id.label("event_id")).where(in_force())
     reached = own.cte("tainted", recursive=True)
     reached = reached.union(
         select(ArtifactRow.id, reached.c.event_id)
@@ -145,7 +145,7 @@ def history(artifact_id: str) -> list[Event]:
         ]
 
 
-def _in_force() -> ColumnElement[bool]:
+def in_force() -> ColumnElement[bool]:
     """An event is a retraction, and the last event of its artifact."""
     other = aliased(RetractionEventRow)
     last = select(func.max(other.id)).group_by(other.artifact_id)

@@ -167,7 +167,7 @@ def _look(s: Session, key: str, *, lock: bool = False) -> Done | str | None:
     if row is None or row.status == "failed":
         return None
     if row.status == "done":
-        outputs = _generated(s, key)
+        outputs = generated(s, key)
         if all(store().has(artifact_id) for artifact_id in outputs.values()):
             return Done(key=key, outputs=outputs, reused=True, seconds=row.seconds or 0.0)
         log.warning("step %s %s: its files have left the store, computing it again", row.kind, key[:12])
@@ -176,7 +176,8 @@ def _look(s: Session, key: str, *, lock: bool = False) -> Done | str | None:
     return owner if owner and until and until > now(s) and not is_gone(owner) else None
 
 
-def _generated(s: Session, key: str) -> dict[str, str]:
+def generated(s: Session, key: str) -> dict[str, str]:
+    """Role to id of a step's present outputs, by role."""
     query = select(GeneratedRow).where(GeneratedRow.step_key == key).order_by(GeneratedRow.role)
     return {edge.role: edge.artifact_id for edge in s.scalars(query)}
 
@@ -269,7 +270,7 @@ def _record(step: _Step, owner: str, rows: Mapping[str, dict[str, Any]], seconds
         row = s.get_one(StepRow, step.key, with_for_update=True)
         if row.lease_owner != owner:
             return False
-        before, after = _generated(s, step.key), {role: made["id"] for role, made in rows.items()}
+        before, after = generated(s, step.key), {role: made["id"] for role, made in rows.items()}
         if before and before != after:
             log.warning("%s: computed again, its bytes differ from before", step.label)
         at = now(s)

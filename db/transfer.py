@@ -11,8 +11,9 @@ from db.agent import who
 from db.closure import closure, freeze
 from db.errors import ConflictingMetadata, ProvenanceError, UnknownArtifact
 from db.manifest import EDGES, AliasPart, ArtifactPart, Record, RetractionPart, StepPart
-from db.retractions import tainted_in
+from db.retractions import in_force, tainted_in
 from db.session import insert_new, now
+from db.steps import generated
 from db.tables import (
     AliasEventRow,
     AliasRow,
@@ -77,11 +78,12 @@ def collect(s: Session, ids: Iterable[str]) -> Record:
                 "run it to its end before what it made is handed on"
             )
     aliases = s.scalars(select(AliasRow).order_by(AliasRow.name)).all()
+    retracted = s.scalars(select(RetractionEventRow).where(in_force()).order_by(RetractionEventRow.id))
     return Record(
         artifacts=[_artifact(row) for row in artifacts],
         steps=steps,
         aliases=[_alias(row, steps) for row in aliases if row.artifact_id in whole.artifacts],
-        retractions=[_retraction(row) for row in _retracted(s) if row.artifact_id in whole.artifacts],
+        retractions=[_retraction(row) for row in retracted if row.artifact_id in whole.artifacts],
     )
 
 
@@ -96,7 +98,7 @@ def conflicts(s: Session, record: Record, choice: Choice | None) -> None:
     found = []
     for step in record.steps:
         row = s.get(StepRow, step.key)
-        if row is not None and row.status == "done" and (here := _made(s, step.key)) != step.generated:
+        if row is not None and row.status == "done" and (here := generated(s, step.key)) != step.generated:
             roles = here.keys() | step.generated.keys()
             other = sorted(role for role in roles if here.get(role) != step.generated.get(role))
             found.append(f"step {step.kind} {step.key[:12]} made another {', '.join(other)} here")
@@ -212,12 +214,7 @@ def _step(s: Session, row: StepRow) -> StepPart:
     edges = select(UsedRow).where(UsedRow.step_key == row.key).order_by(UsedRow.role, UsedRow.position)
     for edge in s.scalars(edges):
         used.setdefault(edge.role, []).append(edge.artifact_id)
-    return StepPart(**own, used=used, generated=_made(s, row.key))
-
-
-def _made(s: Session, key: str) -> dict[str, str]:
-    edges = select(GeneratedRow).where(GeneratedRow.step_key == key).order_by(GeneratedRow.role)
-    return {edge.role: edge.artifact_id for edge in s.scalars(edges)}
+    return StepPart(**own, used=used, generated=generated(s, row.key))
 
 
 def _artifact(row: ArtifactRow) -> ArtifactPart:
@@ -234,10 +231,3 @@ def _alias(row: AliasRow, steps: Iterable[StepPart]) -> AliasPart:
 
 def _retraction(row: RetractionEventRow) -> RetractionPart:
     return RetractionPart(**{name: getattr(row, name) for name in RetractionPart.model_fields})
-
-
-def _retracted(s: Session) -> list[RetractionEventRow]:
-    """The retractions in force: the last event of an artifact, where that is one."""
-    events = s.scalars(select(RetractionEventRow).order_by(RetractionEventRow.id))
-    last = {event.artifact_id: event for event in events}
-    return [event for event in last.values() if event.event == "retracted"]

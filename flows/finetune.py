@@ -69,12 +69,15 @@ def finetune(
     start = resolve_foundation(plan.foundation)
     data = ingest_labels(plan)
     replay = pseudolabel_replay(plan.replay, start)
-    admit(plan, [start, *data.values(), *replay.values()])
-    e0s = refit_e0s(plan, start, data)
+    further = {head: ingest_labels(plan, head) for head in plan.further}
+    comparable = plan.comparable_reference
+    starts = data["test"] if comparable is None else record_reference(comparable)
+    parts = [data, replay, *further.values()]
+    admit(plan, [start, starts, *(id_ for part in parts for id_ in part.values())])
 
+    e0s = refit_e0s(plan, start, data)
     lessons = {"foundation": start, "e0s": e0s, "train": data["train"], "valid": data["valid"]}
-    for head in plan.further:
-        other = ingest_labels(plan, head)
+    for head, other in further.items():
         lessons |= {f"{head}.{role}": other[role] for role in ("train", "valid")}
         lessons[f"{head}.e0s"] = refit_e0s(plan, start, other, head)
     with interruptible():
@@ -91,8 +94,6 @@ def finetune(
     winner = rank({name: made["history"] for name, made in candidates.items()})
     champion = candidates[winner]["checkpoint"]
 
-    comparable = plan.comparable_reference
-    starts = data["test"] if comparable is None else record_reference(comparable)
     pinned = {"foundation_errors": errors["foundation"], "test": data["test"], "starts_from": starts}
     dynamics = simulate("champion", plan, champion, starts)
     champion_acceptance = judge(

@@ -36,7 +36,7 @@ def fused(network: Network) -> Network:
 
 
 def for_inference(network: Network) -> Network:
-    """`fused`, with parameters that are constants: forces cost a fifth less where nothing is trained."""
+    """`fused`, with parameters that are constants: forces are cheaper where nothing is trained."""
     return network if isinstance(network, torch.jit.ScriptModule) else _constant(fused(network))
 
 

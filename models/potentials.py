@@ -264,7 +264,7 @@ def export_mace(potential: Potential, path: Path) -> None:
 def compiled(potential: Potential) -> Potential:
     """The same potential with its network in TorchScript, for many calls on small systems.
 
-    Same numbers to rounding; a step of a student's dynamics costs half. Its parameters are constants.
+    Same numbers to rounding; a step of a student's dynamics costs a third less. Its parameters are constants.
     One that is compiled already comes back as it is.
     """
     if isinstance(potential.network, torch.jit.ScriptModule):

@@ -107,9 +107,10 @@ def measure_errors(
         given = read_e0s(e0s)
         set_e0s(potential.network, np.array([given[z] for z in potential.elements]))
     content: dict[str, Any] = {"n_parameters": n_parameters(potential.network), "errors": {}, "left_out": {}}
+    known = set(potential.elements)
     for position, (role, path) in enumerate(datasets.items()):
         frames = read_structures(path)
-        structures = [atoms for atoms in frames if set(atoms.numbers.tolist()) <= set(potential.elements)]
+        structures = [atoms for atoms in frames if known.issuperset(atoms.numbers.tolist())]
         content["left_out"][role] = len(frames) - len(structures)
         predictions = predict(potential, graphs(structures, potential))
         content["errors"][role] = asdict(metrics.errors(predictions, structures))
@@ -288,35 +289,19 @@ def judge_student(
 
 def _improvement(threshold: float, foundation: Mapping[str, Any], model: Mapping[str, Any]) -> Verdict:
     before, after = (m["errors"]["test"]["forces"]["mae"] for m in (foundation, model))
-    return Verdict(
-        check="fall of the force MAE below the foundation's",
-        value=100.0 * (1.0 - after / before),
-        threshold=100.0 * threshold,
-        unit="%",
-        at_least=True,
-    )
+    return _share("fall of the force MAE below the foundation's", 1.0 - after / before, threshold)
+
+
+def _share(check: str, value: float, threshold: float) -> Verdict:
+    """A share that must be large enough, in %."""
+    return Verdict(check=check, value=100.0 * value, threshold=100.0 * threshold, unit="%", at_least=True)
 
 
 def _dynamics(gate: Gate, dynamics: Mapping[str, Any]) -> list[Verdict]:
-    found = [
-        Verdict(
-            check="replicas that finish",
-            value=100.0 * dynamics["stability"]["fraction_finished"],
-            threshold=100.0 * gate.fraction_finished,
-            unit="%",
-            at_least=True,
-        )
-    ]
+    finished, whole = dynamics["stability"]["fraction_finished"], dynamics["bonds"]["fraction_whole"]
+    found = [_share("replicas that finish", finished, gate.fraction_finished)]
     if gate.molecules_whole is not None:
-        found.append(
-            Verdict(
-                check="replicas whose molecules stay whole",
-                value=100.0 * dynamics["bonds"]["fraction_whole"],
-                threshold=100.0 * gate.molecules_whole,
-                unit="%",
-                at_least=True,
-            )
-        )
+        found.append(_share("replicas whose molecules stay whole", whole, gate.molecules_whole))
     if dynamics["rdf"] is not None and gate.rdf_distance is not None:
         found.append(
             Verdict(

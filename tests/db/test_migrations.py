@@ -1,8 +1,10 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from alembic import command
@@ -109,6 +111,19 @@ def test_processes_that_come_at_once_make_one_schema_and_never_find_it_locked(
     assert results == [("", 0)] * 3
     with session(read_only=True) as s:
         assert s.scalar(text("SELECT count(*) FROM artifact")) == 60
+
+
+def test_new_file_is_never_found_locked_by_those_that_come_at_once(tmp_path: Path) -> None:
+    def open_it(number: int) -> str:
+        begin.wait()
+        with open_engine(f"sqlite:///{tmp_path}/{number}.db").connect() as connection:
+            return str(connection.scalar(text("PRAGMA journal_mode")))
+
+    at_once, files = 6, 20
+    begin = Barrier(at_once)
+    with ThreadPoolExecutor(at_once) as pool:
+        modes = list(pool.map(open_it, [number for number in range(files) for _ in range(at_once)]))
+    assert modes == ["wal"] * at_once * files
 
 
 def test_foreign_keys_are_enforced(url: str) -> None:
