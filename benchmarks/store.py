@@ -1,12 +1,16 @@
 """How fast, how exact and how safe the record is, on SQLite and on PostgreSQL.
 
-    python benchmarks/store.py [--steps 100000] [--processes 16] [--shared 1000] [--kills 200] [--json FILE]
+    python benchmarks/store.py [--steps 100000] [--structures 100000] [--processes 16] [--shared 1000]
+                               [--kills 200] [--json FILE]
 
 `lineage_ms` is the median time of the lineage of a checkpoint in a record of `--steps` steps, connection
-included. `computed_twice` counts the computations too many when `--processes` processes all ask for the same
-`--shared` steps, each in an order of its own; any error in one of them ends the benchmark. `kills_survived`
-counts the kills (SIGKILL, at random instants, half on each database) of a process that writes steps and files
-after which nothing on record was missing and no file was half-written.
+included. `ingest_per_s` counts the labelled structures (24 atoms each, made as they are asked for) that are
+hashed and entered per second, with all checks, until `--structures` of them are on record; `ingest_mb` is by
+how much the memory of the process that does it grows at most. What it costs to read structures from extended
+XYZ is not in it and is printed apart. `computed_twice` counts the computations too many when `--processes`
+processes all ask for the same `--shared` steps, each in an order of its own; any error in one of them ends
+the benchmark. `kills_survived` counts the kills (SIGKILL, at random instants, half on each database) of a
+process that writes steps and files after which nothing on record was missing and no file was half-written.
 """
 
 import argparse
@@ -14,6 +18,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -27,22 +32,30 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
+import psutil
 import psycopg
+from ase import Atoms
 from figures import publish
 from sqlalchemy import func, insert, select, text
 
+from db import artifacts
 from db.agent import software
+from db.labels import Calculation, record
 from db.lineage import ancestors
 from db.session import session
 from db.steps import Output, once
 from db.tables import ArtifactRow, GeneratedRow, StepRow, UsedRow
 from db.verification import verify
+from models.datasets import entries, entry, write_structures
+from models.labels import TOLERANCE
 
 STEPS_PER_CAMPAIGN = 40
 ASKED = 50  # lineages
 CHAIN = 30  # steps that rest on each other, in the record that is killed
 KILLS_PER_CHAIN = 5
 LONGEST = 0.6  # s before a kill
+FROM_FILE = 2000  # structures that are read from extended XYZ
 HARMLESS = ("orphan", "unfinished")  # what a kill may leave, and gc removes
 
 
@@ -151,6 +164,57 @@ def lineage_ms(steps: int, seed: int) -> float:
     return statistics.median(times)
 
 
+def structures(number: int, seed: int) -> Iterator[Atoms]:
+    """Labelled structures of eight molecules of water in a box, one at a time."""
+    drawn = np.random.default_rng(seed)
+    numbers = [8, 1, 1] * 8
+    for _ in range(number):
+        atoms = Atoms(numbers, positions=drawn.uniform(0.0, 6.2, (24, 3)), cell=[6.2] * 3, pbc=True)
+        atoms.info["REF_energy"] = -14.0 + drawn.normal()
+        atoms.arrays["REF_forces"] = drawn.normal(size=(24, 3))
+        yield atoms
+
+
+def ingest(number: int, seed: int, answer: Path) -> None:
+    """Put structures on record as a dataset, a tenth of them again as another one, and all again."""
+    made = Calculation(level_of_theory="PBE", calculator="none")
+    for name, how_many in (("all", number), ("some", number // 10), ("all", number)):
+        (answer.parent / name).write_text(name)
+        id_ = artifacts.import_file(answer.parent / name, "dataset", name).id
+        before, began = psutil.Process().memory_info().rss, time.perf_counter()
+        record(id_, made, map(entry, structures(how_many, seed)), tolerance=TOLERANCE)
+        seconds = time.perf_counter() - began
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before / 1024**2
+        with answer.open("a") as file:
+            file.write(f"{seconds} {grown}\n")
+
+
+def ingestion(number: int, seed: int, folder: Path) -> tuple[float, float]:
+    """Structures that come on record per second, and by how much memory grows (MB)."""
+    home = folder / uuid4().hex
+    home.mkdir()
+    child = start(ingest, number, seed, home / "answer")
+    child.join()
+    if child.exitcode:
+        raise RuntimeError("the process that ingests ended with an error, see above")
+    lines = [list(map(float, line.split())) for line in (home / "answer").read_text().splitlines()]
+    (seconds, grown), (some, _), (again, _) = lines
+    print(
+        f"{number} structures on record in {seconds:.1f} s, {number / seconds:.0f}/s, memory grew by "
+        f"{grown:.0f} MB; a tenth again in another dataset in {some:.1f} s; all again in {again:.2f} s"
+    )
+    return number / seconds, grown
+
+
+def read_per_s(seed: int, folder: Path) -> float:
+    """Structures that are read from extended XYZ per second."""
+    path = folder / "structures.extxyz"
+    write_structures(path, list(structures(FROM_FILE, seed)))
+    began = time.perf_counter()
+    n_read = sum(1 for _ in entries(path))
+    return n_read / (time.perf_counter() - began)
+
+
 def ask_all(shared: int, seed: int, log: Path) -> None:
     """Ask for every shared step, in an order of one's own; a line in the log for each that is computed."""
     order = list(range(shared))
@@ -250,21 +314,27 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=100_000, help="in the record whose lineages are asked for"
     )
+    parser.add_argument("--structures", type=int, default=100_000, help="that are put on record")
     parser.add_argument("--processes", type=int, default=16)
     parser.add_argument("--shared", type=int, default=1000, help="steps that all processes ask for")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["db.steps"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["db.steps", "models.datasets"])
     figures: list[tuple[str, float, str]] = []
     survived = 0
     with tempfile.TemporaryDirectory() as folder, postgres() as socket:
         scratch = Path(folder)
+        print(f"extended XYZ: {read_per_s(args.seed, scratch):.0f} structures read per second")
         for database, kills in (("sqlite", args.kills - args.kills // 2), ("postgresql", args.kills // 2)):
             print(f"{database}:", flush=True)
             new_home(database, scratch, socket)
             figures.append((f"lineage_ms[{database}]", lineage_ms(args.steps, args.seed), "ms"))
+            new_home(database, scratch, socket)
+            rate, grown = ingestion(args.structures, args.seed, scratch)
+            figures.append((f"ingest_per_s[{database}]", rate, "structures/s"))
+            figures.append((f"ingest_mb[{database}]", grown, "MB"))
             new_home(database, scratch, socket)
             twice = computed_twice(args.processes, args.shared, scratch)
             figures.append((f"computed_twice[{database}]", twice, f"of {args.shared}"))

@@ -18,11 +18,12 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
+from db import artifacts
 from db.canonical import JSON, canonical
-from db.errors import MissingFile, NotCanonical, ProvenanceError
+from db.errors import NotCanonical, ProvenanceError
 from db.manifest import Record
 from db.session import session
-from db.store import store
+from db.store import DamagedFile, store
 from db.tables import ArtifactRow
 from db.transfer import Choice, Entered, collect, conflicts, enter
 
@@ -49,7 +50,7 @@ def push(ids: Iterable[str], file: Path) -> Pushed:
     """Write artifacts and all that they rest on to an archive; the same record gives the same bytes.
 
     Raises:
-        MissingFile: the store does not hold one of the files, or not unchanged.
+        MissingFile, DamagedFile: the store does not hold one of the files, or not unchanged.
         UnfinishedStep: a step that made one of them is not done.
         BadArchive: ``file`` exists, or cannot be written.
     """
@@ -57,12 +58,7 @@ def push(ids: Iterable[str], file: Path) -> Pushed:
         raise BadArchive(f"{file} is there already; give another name")
     with session(read_only=True) as s:
         record = collect(s, ids)
-    for artifact in record.artifacts:
-        if not store().verify(artifact.id):
-            raise MissingFile(
-                f"{artifact.kind} '{artifact.name}': its file {store().path(artifact.id)} has changed; "
-                "import it again, or run the step that made it again"
-            )
+    files = {artifact.id: artifacts.path(artifact.id) for artifact in record.artifacts}
     said = record.model_dump(mode="json")
     manifest = {"format": FORMAT, "sha256": _digest(said), "record": said}
     unfinished = file.with_name(f".{file.name}.{uuid4().hex[:8]}")
@@ -72,7 +68,7 @@ def push(ids: Iterable[str], file: Path) -> Pushed:
                 text = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
                 tar.addfile(_member(MANIFEST, len(text)), BytesIO(text))
                 for artifact in record.artifacts:
-                    with store().path(artifact.id).open("rb") as source:
+                    with files[artifact.id].open("rb") as source:
                         tar.addfile(_member(f"files/{artifact.id}", artifact.size), source)
             opened.flush()
             os.fsync(opened.fileno())
@@ -110,9 +106,11 @@ def pull(file: Path, choice: Choice | None = None) -> Entered:
         for artifact in record.artifacts:
             if artifact.id in here and store().has(artifact.id) and store().verify(artifact.id):
                 continue
-            stored = store().receive(_bytes(tar, members[f"files/{artifact.id}"]), artifact.suffix)
-            if stored != artifact.id:
-                raise BadArchive(f"{file} changed while it was read")
+            bytes_ = _bytes(tar, members[f"files/{artifact.id}"])
+            try:
+                store().receive(bytes_, artifact.suffix, expected=artifact.id)
+            except DamagedFile as error:
+                raise BadArchive(f"{file} changed while it was read") from error
     with session() as s:
         return enter(s, record, choice)
 

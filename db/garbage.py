@@ -26,7 +26,7 @@ from db.store import GRACE, StoredFile, store
 from db.tables import ArtifactRow, Base, GeneratedRow, StepRow, UsedRow
 
 REMOVED = ".removed-"
-GRAPH = ("step", "artifact", "used", "generated")
+GRAPH = ("step", "artifact", "used", "generated", "calculation", "dataset", "label")
 
 
 class EmptyRecord(ProvenanceError):
@@ -90,8 +90,8 @@ def find(*, unreachable: bool = False, grace: timedelta = GRACE) -> Garbage:
     files = list(store().files())
     if files and not known:
         raise EmptyRecord(
-            f"the store {store().root} holds {len(files)} files, but nothing is on record: check "
-            "TEMPER_DATABASE_URL and TEMPER_HOME. If none of them is wanted, remove the folder"
+            f"the store {store().place} holds {len(files)} files, but nothing is on record: check "
+            "TEMPER_DATABASE_URL, TEMPER_STORE and TEMPER_HOME. If none of them is wanted, remove them all"
         )
     return Garbage(
         files=[file for file in files if file.artifact_id not in known and file.written_at < before],

@@ -1,16 +1,20 @@
 """Lineage: everything an artifact was made from, back to the imported files, and what was made from it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import CTE, select
+from sqlalchemy.orm import QueryableAttribute, Session
 
 from db.artifacts import Artifact
 from db.errors import UnknownArtifact
 from db.session import session
-from db.tables import ArtifactRow, StepRow, UsedRow
+from db.tables import ArtifactRow, Base, StepRow, UsedRow
+
+AT_ONCE = 1000  # values in one query; databases take some ten thousands
+Row = TypeVar("Row", bound=Base)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,11 @@ class Edge:
     artifact_id: str
     role: str
     position: int
+
+    @classmethod
+    def of(cls, row: UsedRow) -> "Edge":
+        """The edge of a row."""
+        return cls(step_key=row.step_key, artifact_id=row.artifact_id, role=row.role, position=row.position)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +102,7 @@ def behind(artifact_id: str) -> CTE:
 
 
 def ancestors(artifact_id: str) -> Lineage:
-    """Everything behind an artifact, itself included, in one query.
+    """Everything behind an artifact, itself included.
 
     Raises:
         UnknownArtifact: no artifact has this full id.
@@ -102,17 +111,17 @@ def ancestors(artifact_id: str) -> Lineage:
 
 
 def descendants(artifact_id: str) -> Lineage:
-    """Everything that was made from an artifact, itself included, in one query.
+    """Everything that was made from an artifact, itself included.
 
     What the steps also read that is not made from it is left out, and so is the step that made it.
 
     Raises:
         UnknownArtifact: no artifact has this full id.
     """
-    itself = select(ArtifactRow.id).where(ArtifactRow.id == artifact_id)
+    itself = select(ArtifactRow.id, ArtifactRow.step_key).where(ArtifactRow.id == artifact_id)
     reached = itself.cte("ahead", recursive=True)
     reached = reached.union(
-        select(ArtifactRow.id)
+        select(ArtifactRow.id, ArtifactRow.step_key)
         .join(UsedRow, UsedRow.step_key == ArtifactRow.step_key)
         .join(reached, UsedRow.artifact_id == reached.c.id)
     )
@@ -132,39 +141,33 @@ def descendants(artifact_id: str) -> Lineage:
 
 def _graph(artifact_id: str, reached: CTE) -> Lineage:
     """What is on record about the artifacts of ``reached``, the steps that made them and what those read."""
-    query = (
-        select(ArtifactRow, StepRow, UsedRow)
-        .join(reached, reached.c.id == ArtifactRow.id)
-        .outerjoin(StepRow, StepRow.key == ArtifactRow.step_key)
-        .outerjoin(UsedRow, UsedRow.step_key == StepRow.key)
-        .order_by(ArtifactRow.id, UsedRow.role, UsedRow.position)
-    )
-    artifacts: dict[str, Artifact] = {}
-    steps: dict[str, Step] = {}
-    made_by: dict[str, str] = {}
-    used: dict[str, dict[tuple[str, int], Edge]] = {}
     with session(read_only=True) as s:
-        for artifact, step, edge in s.execute(query).tuples():
-            artifacts[artifact.id] = Artifact.of(artifact)
-            # The outer joins give None where there is no step or no edge, which their types do not say.
-            if isinstance(step, StepRow):
-                steps[step.key] = Step.of(step)
-                made_by[artifact.id] = step.key
-            if isinstance(edge, UsedRow):
-                used.setdefault(edge.step_key, {})[edge.role, edge.position] = Edge(
-                    step_key=edge.step_key,
-                    artifact_id=edge.artifact_id,
-                    role=edge.role,
-                    position=edge.position,
-                )
+        # The ids first and the rest by id: joined in one query PostgreSQL would scan whole tables.
+        made_by = dict(s.execute(select(reached.c.id, reached.c.step_key)).tuples().all())
+        keys = {key for key in made_by.values() if key}
+        artifacts = [Artifact.of(row) for row in _rows(s, ArtifactRow, ArtifactRow.id, made_by)]
+        steps = [Step.of(row) for row in _rows(s, StepRow, StepRow.key, keys)]
+        edges = [Edge.of(row) for row in _rows(s, UsedRow, UsedRow.step_key, keys)]
     if not artifacts:
         raise UnknownArtifact(f"no artifact has the id '{artifact_id}'")
+    used: dict[str, list[Edge]] = {}
+    for edge in sorted(edges, key=lambda edge: (edge.step_key, edge.role, edge.position)):
+        used.setdefault(edge.step_key, []).append(edge)
     return Lineage(
-        artifacts=artifacts,
-        steps=steps,
-        made_by=made_by,
-        used={key: list(edges.values()) for key, edges in used.items()},
+        artifacts={artifact.id: artifact for artifact in sorted(artifacts, key=lambda artifact: artifact.id)},
+        steps={step.key: step for step in steps},
+        made_by={id_: key for id_, key in made_by.items() if key},
+        used=used,
     )
+
+
+def _rows(
+    s: Session, table: type[Row], column: QueryableAttribute[str], values: Collection[str]
+) -> Iterator[Row]:
+    """The rows with one of the values in a column."""
+    listed = sorted(values)
+    for start in range(0, len(listed), AT_ONCE):
+        yield from s.scalars(select(table).where(column.in_(listed[start : start + AT_ONCE])))
 
 
 def tree(artifact_id: str) -> Node:

@@ -72,4 +72,5 @@ def _engine(url: str) -> Engine:
 def _unavailable(engine: Engine, error: OperationalError) -> DatabaseUnavailable:
     shown = engine.url.render_as_string(hide_password=True)
     reason = " ".join(str(error.orig).split())
-    return DatabaseUnavailable(f"database {shown}: {reason}; check TEMPER_DATABASE_URL and TEMPER_HOME")
+    disk = ", and that the disk has room and may be written to" if engine.dialect.name == "sqlite" else ""
+    return DatabaseUnavailable(f"database {shown}: {reason}; check TEMPER_DATABASE_URL and TEMPER_HOME{disk}")

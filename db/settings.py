@@ -1,5 +1,6 @@
 """Where Temper keeps things, read from the environment (``TEMPER_HOME``, ``TEMPER_DATABASE_URL``, …)."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,11 +16,15 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TEMPER_", frozen=True)
 
     home: Path = Path("~/.temper")
-    """Folder of the database, the store and the scratch folders."""
+    """Folder of the database, the files and the scratch folders."""
     database_url: str = ""
     """SQLAlchemy URL of a SQLite file or a PostgreSQL database; empty: ``temper.db`` under ``home``."""
+    store: str = ""
+    """Folder of the files, or a URL of fsspec (``s3://bucket/prefix``); empty: ``store`` under ``home``."""
     lease_seconds: float = Field(default=60.0, gt=0)
     """How long (s) a step stays claimed after the last sign of life of the process that computes it."""
+    device: str = "cpu"
+    """Where networks compute: ``cpu``, ``cuda``, ``cuda:1``, …, or ``auto``: a GPU where there is one."""
 
     trackers: Annotated[tuple[Tracker, ...], NoDecode] = ()
     """Where trainings are also shown, separated by commas; each needs its library (extra ``tracking``)."""
@@ -47,15 +52,39 @@ class Settings(BaseSettings):
             )
         return url
 
+    @field_validator("store")
+    @classmethod
+    def _reachable(cls, place: str) -> str:
+        scheme, separator, rest = place.partition("://")
+        if not separator:
+            if re.match("[a-z0-9+.]+:", place):
+                raise ValueError("give a folder, or a URL such as s3://bucket/prefix")
+            return place and str(Path(place).expanduser().absolute())
+        if not rest.strip("/"):
+            raise ValueError(f"'{place}' names no place; give a URL such as s3://bucket/prefix")
+        if ":" in rest.partition("/")[0].rpartition("@")[0]:
+            raise ValueError(
+                f"'{scheme}://…' holds a password, which would be shown in messages; leave it out and give "
+                "it in the environment"
+            )
+        return str(Path("/", rest)) if scheme in ("file", "local") else place
+
     @property
     def url(self) -> str:
         """SQLAlchemy URL of the database."""
         return self.database_url or f"sqlite:///{self.home / 'temper.db'}"
 
     @property
-    def store_root(self) -> Path:
-        """Folder of the content-addressed file store."""
-        return self.home / "store"
+    def store_place(self) -> Path | str:
+        """Where the content-addressed files are: a folder, or a URL."""
+        if "://" in self.store:
+            return self.store
+        return Path(self.store) if self.store else self.home / "store"
+
+    @property
+    def cache_root(self) -> Path:
+        """Folder of the copies of what is in a store behind a URL."""
+        return self.home / "cache"
 
     @property
     def work_root(self) -> Path:

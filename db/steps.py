@@ -4,12 +4,14 @@ The row of a step is the memo, the lock and the provenance record at once. Bytes
 a kill at any instant leaves at worst a file without a row.
 """
 
+import errno
 import hashlib
 import logging
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from db.agent import host, software, user, who
 from db.canonical import JSON, canonical, plain
-from db.errors import DatabaseUnavailable, MissingFile, UnknownArtifact
+from db.errors import DatabaseUnavailable, MissingFile, ProvenanceError, UnknownArtifact
 from db.leases import is_gone, new_owner, renewed
 from db.session import insert_new, now, session
 from db.settings import settings
@@ -31,6 +33,11 @@ from db.tables import ArtifactRow, GeneratedRow, StepRow, UsedRow
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class ScratchUnavailable(ProvenanceError):
+    """A step has no folder to work in: the disk is full, or it may not be written to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +133,7 @@ def once(
     Raises:
         NotCanonical: a parameter that is not JSON or not finite.
         UnknownArtifact: an input that is not on record.
+        ScratchUnavailable: the scratch folder cannot be written to.
         BaseException: whatever ``compute`` raises; the step is then on record as failed, and free to retry.
     """
     step = _Step(
@@ -228,11 +236,12 @@ def _attempt(
     step: _Step, owner: str, compute: Callable[[Path], Mapping[str, Output]], work: Path
 ) -> Done | None:
     """Compute and record. None if the lease was lost meanwhile, so that someone else's result counts."""
-    work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     try:
         with renewed(step.key, owner):
-            outputs = compute(work)
+            with _writing(work):
+                work.mkdir(parents=True, exist_ok=True)
+                outputs = compute(work)
             seconds = time.monotonic() - started
             rows = {role: _keep(step, role, output) for role, output in outputs.items()}
         recorded = _record(step, owner, rows, seconds)
@@ -247,6 +256,20 @@ def _attempt(
     shutil.rmtree(work, ignore_errors=True)
     outputs_by_id = {role: row["id"] for role, row in rows.items()}
     return Done(key=step.key, outputs=outputs_by_id, reused=False, seconds=seconds)
+
+
+@contextmanager
+def _writing(work: Path) -> Iterator[None]:
+    """Say which disk is full; whatever else a computation fails of stays as it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise ScratchUnavailable(
+            f"the scratch folder {work} cannot be written to: {error.strerror}; make room or make it "
+            "writable, then run again"
+        ) from error
 
 
 def _keep(step: _Step, role: str, output: Output) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The tables, in the shape of W3C PROV: artifact (entity), step (activity), used and generated (edges).
 
+Beside them what is inside datasets: structures, and labels with the calculations that made them.
+
 Source: W3C, *PROV-DM: The PROV Data Model*, 2013.
 """
 
@@ -13,6 +15,8 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     ForeignKey,
+    Integer,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -45,6 +49,7 @@ class Base(DeclarativeBase):
             "ck": "ck_%(table_name)s_%(constraint_name)s",
             "fk": "fk_%(table_name)s_%(column_0_name)s",
             "pk": "pk_%(table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
         }
     )
     type_annotation_map = {datetime: Utc, dict[str, Any]: JSON}  # noqa: RUF012 (read by SQLAlchemy)
@@ -155,3 +160,55 @@ class RetractionEventRow(Base):
     at: Mapped[datetime]
     by: Mapped[str]
     reason: Mapped[str] = mapped_column(Text)
+
+
+class StructureRow(Base):
+    """Atoms and cell, known by the sha256 of them (see ``db.labels``)."""
+
+    __tablename__ = "structure"
+
+    # SQLite counts up a primary key only if its type is INTEGER, which has 64 bits there.
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    n_atoms: Mapped[int]
+    formula: Mapped[str]
+
+
+class CalculationRow(Base):
+    """How labels were made: by a reference calculator, or by a model that is on record."""
+
+    __tablename__ = "calculation"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    level_of_theory: Mapped[str | None]
+    calculator: Mapped[str]
+    version: Mapped[str]
+    settings: Mapped[dict[str, Any]]
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("artifact.id", ondelete="CASCADE"), index=True)
+
+
+class DatasetRow(Base):
+    """An artifact whose structures and labels are on record, or being entered (then without ``n_frames``).
+
+    It is an index over the artifact's file: it goes when the artifact goes, and can be made again.
+    """
+
+    __tablename__ = "dataset"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    artifact_id: Mapped[str] = mapped_column(ForeignKey("artifact.id", ondelete="CASCADE"), unique=True)
+    calculation_id: Mapped[int] = mapped_column(ForeignKey("calculation.id", ondelete="CASCADE"), index=True)
+    n_frames: Mapped[int | None]
+
+
+class LabelRow(Base):
+    """The label of a structure in a dataset. ``forces`` and ``stress`` are one number each to compare by."""
+
+    __tablename__ = "label"
+
+    dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id", ondelete="CASCADE"), primary_key=True)
+    structure_id: Mapped[int] = mapped_column(ForeignKey("structure.id"), primary_key=True, index=True)
+    energy: Mapped[float]
+    forces: Mapped[float]
+    stress: Mapped[float | None]

@@ -50,7 +50,7 @@ def verify(ids: Iterable[str] | None = None, *, grace: timedelta = GRACE) -> lis
             detail = f"{known[artifact_id]}: its file is not in the store"
             problems.append(Problem(kind="missing", artifact_id=artifact_id, detail=detail))
         elif not store().verify(artifact_id):
-            detail = f"{known[artifact_id]}: the bytes of {store().path(artifact_id)} have changed"
+            detail = f"{known[artifact_id]}: the bytes of {store().stat(artifact_id).location} have changed"
             problems.append(Problem(kind="changed", artifact_id=artifact_id, detail=detail))
     if ids is None:
         problems += [*dangling, *_without_row(known, grace)]
@@ -87,12 +87,12 @@ def _without_row(known: Collection[str], grace: timedelta) -> Iterator[Problem]:
         if file.artifact_id in known or file.written_at > before:
             continue
         if store().verify(file.artifact_id):
-            detail = f"{file.path}: nothing on record refers to it; temper gc removes it"
+            detail = f"{file.location}: nothing on record refers to it; temper gc removes it"
             yield Problem(kind="orphan", artifact_id=file.artifact_id, detail=detail)
         else:
-            detail = f"{file.path}: its bytes are not those of its name; temper gc removes it"
+            detail = f"{file.location}: its bytes are not those of its name; temper gc removes it"
             yield Problem(kind="half-written", artifact_id=file.artifact_id, detail=detail)
     for file in store().unfinished():
         if file.written_at <= before:
-            detail = f"{file.path}: a copy that was cut off; temper gc removes it"
+            detail = f"{file.location}: a copy that was cut off; temper gc removes it"
             yield Problem(kind="unfinished", artifact_id="", detail=detail)

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from flows import records_cli, store_cli
+from flows import records_cli, reproduce_cli, store_cli
 from flows.console import err, out
 from flows.server import ensure_server
 
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(records_cli.app)
 app.add_typer(store_cli.app)
+app.add_typer(reproduce_cli.app)
 
 Campaign = Annotated[
     str, typer.Argument(help="A campaign that ships with Temper (nacl), or a path to a YAML file.")
@@ -59,12 +60,13 @@ def run(
     level_of_theory: LevelOfTheory = None,
     foundation: Foundation = None,
     seed: Seed = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Vouch for the foundation's file, as `temper trust` does.")
+    ] = False,
 ) -> None:
     """Run a campaign. What an earlier run has finished is not computed again."""
     overrides = _given(labels=labels, level_of_theory=level_of_theory, foundation=foundation, seed=seed)
-    from models.campaign import load_campaign
-
-    load_campaign(campaign, **overrides)  # before anything is started
+    _check(campaign, overrides, trust=trust)
     url = ensure_server(out.print)
     out.print(f"Watch it at {url.removesuffix('/api')}/runs")
     from flows.finetune import finetune
@@ -85,10 +87,26 @@ def check(
     foundation: Foundation = None,
 ) -> None:
     """Check a campaign file, its labels and its foundation; nothing is started."""
-    from models.campaign import load_campaign
-
-    load_campaign(campaign, **_given(labels=labels, level_of_theory=level_of_theory, foundation=foundation))
+    _check(campaign, _given(labels=labels, level_of_theory=level_of_theory, foundation=foundation))
     out.print(f"{escape(campaign)}: ready to run")
+
+
+@app.command()
+def trust(
+    foundation: Annotated[str, typer.Argument(help="A file, or the name of a published model.")],
+    reason: Annotated[str, typer.Option(help="Where it comes from, and why it is safe; kept on record.")],
+) -> None:
+    """Let a foundation's file be opened, though that may run code. Holds for all who share the record."""
+    from db.trust import trust as vouch
+    from models.foundation import fetch, is_pickle
+
+    file = fetch(foundation)
+    if not is_pickle(file):
+        out.print(f"{escape(str(file))} is a Temper checkpoint, which runs no code: no trust is needed.")
+        return
+    given = vouch(file, "model-file", reason)
+    out.print(f"Trusted by {given.by}: {escape(str(file))}, sha256 {given.artifact.id}.")
+    out.print(f"To take it back: temper retract {given.artifact.id[:12]} --reason '…'")
 
 
 @app.command()
@@ -121,6 +139,22 @@ def verify() -> None:
     if problems:
         raise typer.Exit(1)
     out.print("Everything on record is there and unchanged.")
+
+
+def _check(campaign: str, overrides: Mapping[str, Any], *, trust: bool = False) -> None:
+    """Examine every input of a campaign, before anything is started; `trust` vouches for its foundation."""
+    from db.trust import trust as vouch
+    from db.trust import trusted
+    from models.campaign import load_campaign
+    from models.foundation import Untrusted, admit, fetch
+
+    name = load_campaign(campaign, **overrides).foundation.name
+    try:
+        admit(name, trusted)
+    except Untrusted:
+        if not trust:
+            raise
+        vouch(fetch(name), "model-file", "said --trust to temper run")
 
 
 def _given(**overrides: Any) -> dict[str, Any]:

@@ -8,12 +8,16 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from db.settings import settings
+from models import devices
 from models.campaign import load_campaign
+from models.strategies import TARGET_HEAD
 from tasks.children import interruptible
 from tasks.datasets import ingest_labels, pseudolabel_replay, record_reference
 from tasks.foundation import resolve_foundation
 from tasks.promotion import admit, judge, promote
 from tasks.reporting import conclude, report, summarise
+from tasks.structures import record_structures
 from tasks.training import distil, fine_tune, label_for_student, refit_e0s
 from tasks.validation import measure_errors, measure_speed, rank, simulate
 
@@ -58,6 +62,7 @@ def finetune(
     ),
 ) -> dict[str, Any]:
     """Fine-tune, validate, distil and promote; what was computed before is not computed again."""
+    devices.find(settings().device)  # before anything is started
     plan = load_campaign(
         campaign,
         labels=labels or None,
@@ -74,6 +79,7 @@ def finetune(
     starts = data["test"] if comparable is None else record_reference(comparable)
     parts = [data, replay, *further.values()]
     admit(plan, [start, starts, *(id_ for part in parts for id_ in part.values())])
+    record_structures(plan, {TARGET_HEAD: data, **further}, replay, start)
 
     e0s = refit_e0s(plan, start, data)
     lessons = {"foundation": start, "e0s": e0s, "train": data["train"], "valid": data["valid"]}

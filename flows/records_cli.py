@@ -1,6 +1,5 @@
 """Commands that ask the record what was made from what, under which terms, and what must not be used."""
 
-import json
 from collections.abc import Mapping
 from enum import StrEnum
 from io import StringIO
@@ -13,15 +12,18 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from flows import structure_cli
 from flows.console import WIDE, out
+from flows.facts import facts, json_text, mark, plain_step, title
 from flows.lineage_tree import draw
 
 if TYPE_CHECKING:
     from db.artifacts import Artifact
-    from db.lineage import Lineage, Node, Step
+    from db.lineage import Lineage, Node
     from db.retractions import Retraction
 
 app = typer.Typer()
+app.add_typer(structure_cli.app)
 
 Ref = Annotated[str, typer.Argument(help="An alias (nacl@engine), or the beginning of an id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Everything on record, as JSON.")]
@@ -65,15 +67,15 @@ def lineage(
         case Format.tree:
             shown = draw(tree(id_), tainted)
         case Format.json:
-            shown = _json(_plain(tree(id_), tainted))
+            shown = json_text(_plain(tree(id_), tainted))
         case Format.mermaid:
             shown = exports.mermaid(ancestors(id_), tainted)
         case Format.dot:
             shown = exports.dot(ancestors(id_), tainted)
         case Format.prov:
-            shown = _json(exports.prov(ancestors(id_), tainted))
+            shown = json_text(exports.prov(ancestors(id_), tainted))
         case Format.ro_crate:
-            shown = _json(exports.ro_crate(ancestors(id_), id_, tainted))
+            shown = json_text(exports.ro_crate(ancestors(id_), id_, tainted))
     if output is not None:
         _save(shown, output)
     elif isinstance(shown, str):
@@ -96,7 +98,7 @@ def impact(ref: Ref, as_json: AsJson = False) -> None:
         names.setdefault(alias.artifact_id, []).append(alias.name)
     made = sorted(graph.artifacts.values(), key=lambda a: (a.id != source.id, a.created_at, a.id))
     if as_json:
-        typer.echo(_json([_descendant(artifact, graph, tainted, names) for artifact in made]))
+        typer.echo(json_text([_descendant(artifact, graph, tainted, names) for artifact in made]))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("kind", "name", "id", "made by", "aliases", ""):
@@ -109,7 +111,7 @@ def impact(ref: Ref, as_json: AsJson = False) -> None:
             f"[cyan]{artifact.id[:12]}[/]",
             escape(graph.steps[key].kind) if key else "",
             ", ".join(names.get(artifact.id, [])),
-            f"[bold red]{_mark(artifact, tainted)}[/]",
+            f"[bold red]{mark(artifact, tainted)}[/]",
         )
     out.print(table, soft_wrap=False)
     n_made, n_names = len(made) - 1, sum(len(names.get(artifact.id, [])) for artifact in made)
@@ -124,7 +126,7 @@ def aliases() -> None:
     promoted = aliases.all()
     for alias in promoted:
         artifact = artifacts.get(alias.artifact_id)
-        out.print(f"[bold]{alias.name}[/] {_title(artifact)}")
+        out.print(f"[bold]{alias.name}[/] {title(artifact)}")
         when = f"since {alias.set_at:%Y-%m-%d %H:%M} UTC, by {alias.set_by}: {alias.reason}"
         out.print(f"  [dim]{escape(when)}[/]")
         if (retraction := retractions.tainted(artifact.id)) is not None:
@@ -145,13 +147,13 @@ def retract(
     retractions.retract(artifact.id, reason)
     below = descendants(artifact.id).artifacts
     out.print(
-        f"Retracted: {_title(artifact)}. Made from it: {len(below) - 1} (temper impact {artifact.id[:12]})."
+        f"Retracted: {title(artifact)}. Made from it: {len(below) - 1} (temper impact {artifact.id[:12]})."
     )
     standing = [alias for alias in aliases.all() if alias.artifact_id in below]
     if standing:
         out.print("[bold red]These aliases stand on it until something else is promoted:[/]")
     for alias in standing:
-        out.print(f"  [bold]{alias.name}[/] {_title(below[alias.artifact_id])}")
+        out.print(f"  [bold]{alias.name}[/] {title(below[alias.artifact_id])}")
 
 
 @app.command()
@@ -163,7 +165,7 @@ def reinstate(
 
     artifact = artifacts.find(ref)
     retractions.reinstate(artifact.id, reason)
-    out.print(f"Reinstated: {_title(artifact)}.")
+    out.print(f"Reinstated: {title(artifact)}.")
     upstream = retractions.tainted(artifact.id)
     if upstream is not None:
         out.print(f"[bold red]It is still {escape(upstream.about(artifact.id))}[/]")
@@ -182,23 +184,13 @@ def licence(
         typer.echo(licences.bibtex(terms))
         return
     for term in terms:
-        out.print(_title(term.artifact))
+        out.print(title(term.artifact))
         for text in term.licences:
             out.print(f"  licence: {escape(text)}")
         for text in term.citations:
             out.print(f"  [dim]cite: {escape(text)}[/]")
         if not term.artifact.metadata.get("licence"):
             out.print("  [yellow]states no licence[/]")
-
-
-def _mark(artifact: "Artifact", tainted: Mapping[str, "Retraction"]) -> str:
-    if artifact.id not in tainted:
-        return ""
-    return "retracted" if tainted[artifact.id].artifact.id == artifact.id else "tainted"
-
-
-def _title(artifact: "Artifact") -> str:
-    return f"{escape(artifact.kind)} {escape(artifact.name)} [cyan]{artifact.id[:12]}[/]"
 
 
 def _descendant(
@@ -210,9 +202,9 @@ def _descendant(
     """A row of an impact in JSON's types."""
     key = graph.made_by.get(artifact.id)
     return {
-        **_facts(artifact, tainted),
+        **facts(artifact, tainted),
         "aliases": names.get(artifact.id, []),
-        "step": _plain_step(graph.steps[key]) if key else None,
+        "step": plain_step(graph.steps[key]) if key else None,
         "made_from": [edge.artifact_id for edge in graph.used[key]] if key else [],
     }
 
@@ -221,37 +213,11 @@ def _plain(node: "Node", tainted: Mapping[str, "Retraction"]) -> dict[str, Any]:
     """A node and all behind it in JSON's types."""
     return {
         "role": node.role,
-        **_facts(node.artifact, tainted),
+        **facts(node.artifact, tainted),
         "repeated": node.repeated,
-        "step": node.step and _plain_step(node.step),
+        "step": node.step and plain_step(node.step),
         "parents": [_plain(parent, tainted) for parent in node.parents],
     }
-
-
-def _facts(artifact: "Artifact", tainted: Mapping[str, "Retraction"]) -> dict[str, Any]:
-    return {
-        **{name: getattr(artifact, name) for name in ("id", "kind", "name", "size", "created_by")},
-        "created_at": artifact.created_at.isoformat(),
-        "metadata": dict(artifact.metadata),
-        "tainted": tainted[artifact.id].about(artifact.id) if artifact.id in tainted else None,
-    }
-
-
-def _plain_step(step: "Step") -> dict[str, Any]:
-    return {
-        **{
-            name: getattr(step, name)
-            for name in ("key", "kind", "version", "seed", "seconds", "user", "host", "flow_run_id")
-        },
-        "parameters": dict(step.parameters),
-        "software": dict(step.software),
-        "started_at": step.started_at.isoformat(),
-        "finished_at": step.finished_at and step.finished_at.isoformat(),
-    }
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _save(shown: Tree | str, output: Path) -> None:

@@ -27,8 +27,8 @@ def gc(
     from db import garbage
 
     found = garbage.find(unreachable=unreachable)
-    _list("Files that nothing on record refers to", [(str(f.path), f.size) for f in found.files])
-    _list("Copies that were cut off", [(str(f.path), f.size) for f in found.unfinished])
+    _list("Files that nothing on record refers to", [(f.location, f.size) for f in found.files])
+    _list("Copies that were cut off", [(f.location, f.size) for f in found.unfinished])
     folders = [(f"{folder.path}: {folder.reason}", folder.size) for folder in found.folders]
     _list("Scratch folders of steps that nobody computes", folders)
     artifacts = [(f"{a.kind} {a.name} {a.id[:12]}", a.size) for a in found.artifacts]

@@ -6,11 +6,20 @@ from typing import Any
 
 import yaml
 from ase.data import chemical_symbols
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from models import foundation
 from models.datasets import (
     Keys,
+    Repeated,
     Splitting,
     Units,
     check_elements,
@@ -18,6 +27,7 @@ from models.datasets import (
     isolated_atoms,
     read_labels,
     read_structures,
+    settled,
     split,
 )
 from models.distillation.students import SmallMace
@@ -44,6 +54,14 @@ class FoundationChoice(_Section):
     head: str | None = Field(None, description="which head, where the foundation has several")
 
 
+class Calculator(_Section):
+    """What computed the labels."""
+
+    name: str = Field(min_length=1, description="the program, as tblite")
+    version: str = ""
+    settings: dict[str, JsonValue] = Field({}, description="what else decides the result, as cutoffs")
+
+
 class Labels(_Section):
     """The reference labels of the target system."""
 
@@ -55,6 +73,10 @@ class Labels(_Section):
     citation: str = ""
     units: Units
     names: Keys = Keys()
+    calculator: Calculator | None = None
+    repeated: Repeated | None = Field(
+        None, description="which label stands where a structure comes with several that differ"
+    )
 
 
 class FurtherLabels(Labels):
@@ -208,9 +230,9 @@ def load_campaign(
 ) -> Campaign:
     """A campaign by name or path with a few values replaced, every input of it examined.
 
-    Other labels lose the licence and the citation of those in the file. `seed` replaces the seeds of
-    the split, the replay set, the student, the simulation and every training. Raises CampaignError,
-    DataError or FoundationError with one clear message.
+    Other labels lose what the file says of its own: licence, citation, calculator, and which of two
+    stands. `seed` replaces the seeds of the split, the replay set, the student, the simulation and every
+    training. Raises CampaignError, DataError or FoundationError with one clear message.
     """
     if (labels is None) != (level_of_theory is None):
         raise CampaignError(
@@ -219,11 +241,14 @@ def load_campaign(
     given = {
         "labels.path": labels,
         "labels.level_of_theory": level_of_theory,
-        **({} if labels is None else {"labels.licence": "unknown", "labels.citation": ""}),
         "foundation.name": foundation,
         **dict.fromkeys(("split.seed", "replay.seed", "student.seed", "simulation.seed"), seed),
     }
-    campaign = load(find(name), {key: value for key, value in given.items() if value is not None})
+    overrides = {key: value for key, value in given.items() if value is not None}
+    if labels is not None:
+        overrides |= {"labels.licence": "unknown", "labels.citation": ""}
+        overrides |= {"labels.calculator": None, "labels.repeated": None}
+    campaign = load(find(name), overrides)
     if seed is not None:
         campaign = campaign.model_copy(
             update={
@@ -242,7 +267,8 @@ def examine(campaign: Campaign) -> None:
     structures, tested = {}, set[str]()
     for head in (TARGET_HEAD, *campaign.further):
         labels, policy = campaign.level(head)
-        isolated, frames = isolated_atoms(read_labels(labels.path, labels.names, labels.units))
+        labelled = read_labels(labels.path, labels.names, labels.units)
+        isolated, frames = isolated_atoms(settled(labelled, str(labels.path), labels.repeated))
         parts = split(frames, campaign.split, str(labels.path)).indices
         if head == TARGET_HEAD:
             tested = {fingerprint(frames[i]) for i in parts["test"]}
@@ -268,9 +294,13 @@ def examine(campaign: Campaign) -> None:
 
 
 def _examine_replay_labels(campaign: Campaign, candidate: str) -> None:
-    """Raise CampaignError unless the replay structures have labels at the foundation's own level."""
+    """Raise CampaignError unless the replay structures have labels at the foundation's own level.
+
+    DataError: two of them are the same structure with different labels.
+    """
     replay, advice = campaign.replay, "or use pseudolabelled_replay"
-    for index, frame in enumerate(read_structures(replay.file)):
+    frames = read_structures(replay.file)
+    for index, frame in enumerate(frames):
         if not has_labels(frame):
             raise CampaignError(
                 f"{replay.file}, frame {index} ({frame.get_chemical_formula()}): no REF_energy and "
@@ -288,6 +318,7 @@ def _examine_replay_labels(campaign: Campaign, candidate: str) -> None:
             f"{campaign.foundation.name} is {' or '.join(known)}, and {candidate} would mix them in one "
             f"head; give replay structures labelled at the foundation's level, {advice}"
         )
+    settled(frames, str(replay.file), None)
 
 
 def _foundation_levels(choice: FoundationChoice) -> list[str]:

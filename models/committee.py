@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from models import devices
 from models.finetuning import fine_tune
 from models.strategies import Strategy
 from models.training import Report
@@ -54,7 +55,9 @@ def fine_tune_committee(
     listener.start()
     bystanders = set(multiprocessing.active_children())
     try:
-        with ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(reports,)) as pool:
+        with ProcessPoolExecutor(
+            workers, context, initializer=_prepare, initargs=(reports, str(devices.chosen()))
+        ) as pool:
             try:
                 running = [
                     pool.submit(
@@ -85,11 +88,12 @@ def _listen(reports: Reports, report: Report | None) -> None:
             report(row)
 
 
-def _prepare(reports: Reports) -> None:
+def _prepare(reports: Reports, device: str) -> None:
     """In a new process, before its first member."""
     global _reports  # noqa: PLW0603  # a queue travels to a process only when that starts
     _reports = reports
     torch.set_num_threads(1)
+    devices.choose(device)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then terminates this
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -6,17 +6,18 @@ Inside Temper every label sits under `REF_energy` (info, eV), `REF_forces` (arra
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms, units
-from ase.io import read, write
+from ase.io import iread, read, write
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.graphs import as_matrix
+from models.labels import Entry
 
 ENERGY_UNITS = {"eV": 1.0, "meV": 1e-3, "Hartree": units.Hartree, "Rydberg": units.Rydberg,
                 "kcal/mol": units.kcal / units.mol, "kJ/mol": units.kJ / units.mol}  # fmt: skip
@@ -25,6 +26,7 @@ FORCE_UNITS = {"eV/Å": 1.0, "meV/Å": 1e-3, "Hartree/Bohr": units.Hartree / uni
                "kcal/mol/Å": units.kcal / units.mol, "kJ/mol/nm": 0.1 * units.kJ / units.mol}  # fmt: skip
 STRESS_UNITS = {"eV/Å³": 1.0, "GPa": units.GPa, "kbar": 0.1 * units.GPa}
 PARTS = ("train", "valid", "test")
+Repeated = Literal["first", "last"]
 
 
 class DataError(ValueError):
@@ -143,6 +145,30 @@ def _available(frame: Atoms) -> dict[str, Any]:
     return {**results, **arrays, **frame.info}
 
 
+def settled(frames: Sequence[Atoms], where: str, repeated: Repeated | None) -> list[Atoms]:
+    """Frames of which no two give one structure different labels.
+
+    Of those that do, the one that stands is kept: the `first` or the `last`. A structure that comes again
+    with the same label stays. Raises DataError naming both frames where nobody said which one stands.
+    """
+    order = range(len(frames))
+    standing: dict[str, tuple[int, Entry]] = {}
+    dropped = set()
+    for index in reversed(order) if repeated == "last" else order:
+        given = entry(frames[index])
+        at, other = standing.setdefault(given.structure, (index, given))
+        if given.contradicts(other):
+            if repeated is None:
+                raise DataError(
+                    f"{where}, frame {index} ({given.formula}): the structure of frame {at} with another "
+                    f"label ({given.energy:.6f} eV here, {other.energy:.6f} eV there, or other forces); "
+                    "remove the wrong one (of a campaign's labels, labels.repeated can say that the first "
+                    "or the last one stands)"
+                )
+            dropped.add(index)
+    return [frame for index, frame in enumerate(frames) if index not in dropped]
+
+
 def check_elements(frames: Sequence[Atoms], known: Sequence[str], where: str, model: str) -> None:
     """Raise DataError naming the first structure with an element that `model` does not know."""
     for index, frame in enumerate(frames):
@@ -165,6 +191,16 @@ def fingerprint(atoms: Atoms) -> str:
     digest.update(np.round(atoms.positions * 1e6).astype("<i8").tobytes())
     digest.update(np.round(atoms.cell.array * 1e6).astype("<i8").tobytes() + atoms.pbc.tobytes())
     return digest.hexdigest()
+
+
+def entry(atoms: Atoms) -> Entry:
+    """A labelled structure as it is entered on record."""
+    return Entry.of(atoms, fingerprint(atoms))
+
+
+def entries(path: Path) -> Iterator[Entry]:
+    """The labelled structures of a dataset as `write_structures` wrote it, one at a time."""
+    return (entry(frame) for frame in iread(path, index=":", format="extxyz"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,18 +290,29 @@ class Part:
     contents: Mapping[str, Any]
 
 
-def ingest(path: Path, keys: Keys, given_units: Units, rule: Splitting, work: Path) -> dict[str, Part]:
+def ingest(
+    path: Path,
+    keys: Keys,
+    given_units: Units,
+    rule: Splitting,
+    work: Path,
+    repeated: Repeated | None = None,
+) -> dict[str, Part]:
     """Freeze a label file into the parts train, valid, test and, where it has any, isolated atoms.
 
-    Raises DataError (see `read_labels` and `split`).
+    Raises DataError (see `read_labels`, `settled` and `split`).
     """
-    isolated, frames = isolated_atoms(read_labels(path, keys, given_units))
+    labelled = read_labels(path, keys, given_units)
+    kept = settled(labelled, str(path), repeated)
+    isolated, frames = isolated_atoms(kept)
     parts = split(frames, rule, str(path))
     chosen = {part: [frames[i] for i in parts.indices[part]] for part in PARTS}
     if isolated:
         chosen["isolated"] = isolated
-    grouping = {"grouped_by": parts.grouped_by}
-    return {name: _freeze(items, work / f"{name}.extxyz", grouping) for name, items in chosen.items()}
+    how: dict[str, Any] = {"grouped_by": parts.grouped_by}
+    if repeated is not None:
+        how |= {"repeated": repeated, "n_dropped": len(labelled) - len(kept)}
+    return {name: _freeze(items, work / f"{name}.extxyz", how) for name, items in chosen.items()}
 
 
 def _freeze(frames: Sequence[Atoms], path: Path, more: Mapping[str, Any]) -> Part:

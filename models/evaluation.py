@@ -15,20 +15,16 @@ _ERRORS = ("forces_mae", "energy_per_atom_mae")
 _MAX_EDGES = 8000
 
 
-def weights_dtype(network: Network) -> torch.dtype:
-    """Floating-point type of the network's weights (its E0s are always float64)."""
-    return next(network.parameters()).dtype
-
-
 def mean_errors(network: Network, graphs: Sequence[Graph], e0s: torch.Tensor) -> dict[str, float]:
     """Mean absolute errors over labelled entries: `forces_mae` meV/Å, `energy_per_atom_mae` meV/atom.
 
     What has no labels is left out; a prediction that is not finite makes its error NaN.
     """
     network = for_inference(network)
+    weights = next(network.parameters())
     differences: dict[str, list[torch.Tensor]] = {name: [] for name in _ERRORS}
     for run in batches(range(len(graphs)), edge_counts(graphs), _MAX_EDGES):
-        batch = collate([graphs[i] for i in run], e0s.shape[1], weights_dtype(network))
+        batch = collate([graphs[i] for i in run], e0s.shape[1], weights.dtype, weights.device)
         output = network(batch, compute_force=True)
         energy = output["interaction_energy"].detach().double() + e0_sum(batch, e0s)
         per_atom = (energy - batch["labels_energy"]) / batch["n_atoms"]

@@ -7,7 +7,6 @@ as a whole, and an atom meets the weights of its own element only. The parameter
 energies and all their derivatives agree to rounding.
 """
 
-import copy
 import math
 from typing import Any
 
@@ -25,9 +24,10 @@ def fused(network: Network) -> Network:
 
     Known are convolutions of scalar node features (every first layer, and every layer of a network without
     equivariant hidden features), skip products with one-hot elements, and contractions of correlation 2 to
-    scalars. Others, and networks compiled with TorchScript, stay as they are.
+    scalars. Others stay as they are, and so do networks compiled with TorchScript or on a GPU, for which none
+    of this was measured.
     """
-    if isinstance(network, torch.jit.ScriptModule):
+    if isinstance(network, torch.jit.ScriptModule) or next(network.parameters()).device.type != "cpu":
         return network
     fast = _shallow(network)
     fast.interactions = torch.nn.ModuleList([_fused_interaction(block) for block in network.interactions])
@@ -53,7 +53,8 @@ def _constant(module: Any) -> Any:
 
 def _shallow(module: Any) -> Any:
     """A module of its own with the same parameters, buffers and children."""
-    other = copy.copy(module)
+    other = object.__new__(type(module))  # copy.copy would let e3nn's modules compile theirs again
+    other.__dict__ = dict(module.__dict__)
     for table in ("_modules", "_parameters", "_buffers"):
         setattr(other, table, dict(getattr(module, table)))
     return other

@@ -32,12 +32,14 @@ def huber(
     Energies enter per atom and relative to the E0s (heads × elements, eV), so that float32 is
     enough. Unlabelled (NaN) entries are left out. `weights` has one entry per head.
     """
-    table = torch.tensor([[w.energy, w.forces, w.stress] for w in weights], dtype=output["forces"].dtype)
+    forces = output["forces"]
+    terms = [[w.energy, w.forces, w.stress] for w in weights]
+    table = torch.tensor(terms).to(forces)
     per_structure = table[batch["head"]]
     target = ((batch["labels_energy"] - e0_sum(batch, e0s)) / batch["n_atoms"]).to(table.dtype)
     energy = output["interaction_energy"] / batch["n_atoms"]
     total = _mean(energy, target, per_structure[:, 0])
-    total = total + _mean(output["forces"], batch["labels_forces"], per_structure[batch["batch"], 1, None])
+    total = total + _mean(forces, batch["labels_forces"], per_structure[batch["batch"], 1, None])
     if output.get("stress") is not None:
         total = total + _mean(output["stress"], batch["labels_stress"], per_structure[:, 2, None, None])
     return total

@@ -20,6 +20,8 @@ from ase.data import chemical_symbols
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from models import devices
+
 # What mace and e3nn print and warn of while they are imported (optional accelerators) helps nobody here.
 with redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -264,12 +266,12 @@ def export_mace(potential: Potential, path: Path) -> None:
 def compiled(potential: Potential) -> Potential:
     """The same potential with its network in TorchScript, for many calls on small systems.
 
-    Same numbers to rounding; a step of a student's dynamics costs a third less. Its parameters are constants.
-    One that is compiled already comes back as it is.
+    Same numbers to rounding; a step of a student's dynamics costs a third less. Its parameters are
+    constants on the chosen device. One that is compiled already comes back as it is.
     """
     if isinstance(potential.network, torch.jit.ScriptModule):
         return potential
-    network = copy.deepcopy(potential.network).requires_grad_(False)
+    network = copy.deepcopy(potential.network).requires_grad_(False).to(devices.chosen())
     with building(potential.dtype):
         return replace(potential, network=jit.compile(network))
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from models import losses, processes
-from models.evaluation import Rule, mean_errors, scores, weights_dtype
+from models import devices, losses, processes
+from models.evaluation import Rule, mean_errors, scores
 from models.graphs import Batch, Graph, batches, collate, edge_counts
 from models.graphs import digest as graphs_digest
 from models.kernels import fused
@@ -134,7 +134,8 @@ def fit(
     The averaged network is judged on each validation set before the first update and then every
     `evaluate_every` epochs. The state is saved to `state_path` after each evaluation, every
     `save_seconds`, and when SystemExit or KeyboardInterrupt ends the call; a later call with the same
-    arguments goes on from there, bit for bit on a CPU. `report` receives each row of the history with
+    arguments goes on from there, bit for bit on a CPU. Computed on the chosen device (see
+    `models.devices`), where `setup.network` stays. `report` receives each row of the history with
     `updates`, `seconds`, `structures_per_s`, `seconds_left` (0 once training is over) and, on a GPU,
     `gpu_memory_gb`. Where torch.distributed is initialised, each process takes its share of the batches
     and the first one judges, saves and counts. Returns the averaged network of the best evaluation.
@@ -145,8 +146,9 @@ def fit(
     keep_freed_memory()
     rank, n_processes = processes.rank_and_number()
     network = setup.network.train()
+    average = copy.deepcopy(network).to(devices.chosen())
+    network.to(devices.chosen())
     fast = fused(network)  # the same parameters
-    average = copy.deepcopy(network)
     trainable = [p for p in network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=optimisation.learning_rate, weight_decay=0.0, amsgrad=True)
     e0s = torch.atleast_2d(network.atomic_energies_fn.atomic_energies)
@@ -179,7 +181,7 @@ def fit(
                 break
             runs = share(state.epoch)
             graphs = [setup.train[i] for i in runs[state.position]]
-            batch = collate(graphs, e0s.shape[1], weights_dtype(network))
+            batch = collate(graphs, e0s.shape[1], trainable[0].dtype, trainable[0].device)
             with uninterrupted():
                 state.rate = optimiser.param_groups[0]["lr"] = _learning_rate(optimisation, state.done)
                 loss = _update(fast, batch, e0s, setup.weights, optimiser, optimisation, trainable)
@@ -196,7 +198,7 @@ def fit(
         saved.save(state)
         raise
 
-    average.load_state_dict(state.best_weights)
+    average.cpu().load_state_dict(state.best_weights)
     return Fit(
         network=average.eval(), history=state.history, best_epoch=state.best_epoch, seconds=state.seconds
     )

@@ -117,9 +117,9 @@ class StateFile:
         torch.save(
             {
                 "identity": self._identity,
-                "parts": {name: part.state_dict() for name, part in self._parts.items()},
+                "parts": {name: _on_cpu(part.state_dict()) for name, part in self._parts.items()},
                 "rng": torch.get_rng_state(),
-                "state": vars(state),
+                "state": _on_cpu(vars(state)),
             },
             buffer,
         )
@@ -190,6 +190,15 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(kind, handler if handler is not None else signal.SIG_DFL)
         for number in waiting:
             signal.raise_signal(number)
+
+
+def _on_cpu(value: Any) -> Any:
+    """The value with its tensors on the CPU, so that another machine can go on."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    return [_on_cpu(item) for item in value] if isinstance(value, list) else value
 
 
 def _previous(path: Path) -> Path:

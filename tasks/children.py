@@ -23,6 +23,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, Literal, NoReturn, TypeVar
 
+from db.settings import settings
+from models import devices
+
 T = TypeVar("T")
 Message = tuple[Literal["report", "log", "result", "error"], Any]
 
@@ -50,7 +53,8 @@ def in_child(
     Function, arguments and result are pickled by value. If `function` has a parameter `report`, it receives
     a callable there, and each `report(dict)` arrives in the calling thread as `on_progress(dict)`. What the
     function logs at INFO or above is handled by the loggers of the same name here. The child computes on one
-    thread, and it never outlives this process. May be called from several threads at once.
+    thread, with its networks on the device of the settings, and it never outlives this process. May be called
+    from several threads at once.
 
     SIGTERM raises SystemExit inside the function, so that its `finally` blocks run. Whatever interrupts the
     caller (KeyboardInterrupt, a cancelled flow run, an error in `on_progress`) ends the child with SIGTERM,
@@ -60,7 +64,7 @@ def in_child(
         ChildDied: the process ended without a result; the message names the signal and its likely cause.
         Exception: what `function` raised, with the child's traceback as a note.
     """
-    call = pickle.dumps((function, args, kwargs))
+    call = pickle.dumps((settings().device, function, args, kwargs))
     receiver, sender = _context().Pipe(duplex=False)
     process = _context().Process(target=_run, args=(sender, call), name=function.__qualname__)
     with receiver:
@@ -193,7 +197,8 @@ def _run(sender: "Connection[bytes, Any]", call: bytes) -> None:
     root.handlers = [_Relay(send)]
     root.setLevel(logging.INFO)
     try:
-        function, args, kwargs = pickle.loads(call)
+        device, function, args, kwargs = pickle.loads(call)
+        devices.choose(device)
         if "report" in inspect.signature(function).parameters:
             kwargs["report"] = lambda progress: send(("report", progress))
         send(("result", function(*args, **kwargs)))

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from prefect import task
 
-from db import artifacts
+from db import artifacts, trust
 from db.steps import Output
 from models import foundation
 from models.campaign import FoundationChoice
 from models.potentials import header
 from tasks.children import in_child
-from tasks.records import recorded
+from tasks.records import Kind, Recipe, made
 
 
 @task(name="resolve foundation", task_run_name="resolve-foundation")
@@ -19,13 +19,23 @@ def resolve_foundation(choice: FoundationChoice) -> str:
     file = foundation.locate(choice.name)
     if file is not None and file.suffix == ".safetensors" and len(header(file)["level_of_theory"]) == 1:
         return artifacts.import_file(file, "foundation", file.stem, known(file)).id
+    foundation.admit(choice.name, trust.trusted)  # before a copy of it is kept
     source = {} if file is None else {"file": artifacts.import_file(file, "model-file", file.name).id}
 
-    def compute(work: Path) -> dict[str, Output]:
-        made = in_child(foundation.save_resolved, choice.name, choice.head, work)
-        return {"foundation": Output(path=made, kind="foundation", name=choice.name, metadata=known(made))}
+    recipe = Recipe(parameters=choice.model_dump(), inputs=source, names={"foundation": choice.name})
+    return made(RESOLVE_FOUNDATION, recipe)["foundation"]
 
-    return recorded("resolve_foundation", 1, choice.model_dump(), source, compute)["foundation"]
+
+def _resolve(recipe: Recipe, work: Path) -> dict[str, Output]:
+    given = recipe.parameters
+    name = str(recipe.imported("file", work)) if "file" in recipe.inputs else given["name"]
+    trusted = foundation.admit(name, trust.trusted)
+    path = in_child(foundation.save_resolved, name, given["head"], work, trusted)
+    said = recipe.names["foundation"]
+    return {"foundation": Output(path=path, kind="foundation", name=said, metadata=known(path))}
+
+
+RESOLVE_FOUNDATION = Kind(name="resolve_foundation", version=1, compute=_resolve)
 
 
 def known(file: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What a person sees while a child process works: log lines, and a progress bar and a table in the UI."""
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from prefect.logging import get_run_logger
 from tasks.display import display
 from tasks.tracking import tracked
 
+log = logging.getLogger(__name__)
+
 _LINES = 10  # log lines for a whole piece of work
 
 
@@ -23,9 +26,10 @@ def progress(
 
     `share` turns a message of the child into the finished share (0 to 1) and a line for the log.
     """
-    logger = get_run_logger()
+    logger: logging.Logger | logging.LoggerAdapter = log
     bar = None
     if TaskRunContext.get():
+        logger = get_run_logger()
         bar = display(create_progress_artifact, progress=0.0, description=what)
     told = -1
 

@@ -3,15 +3,86 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prefect.runtime import flow_run
 
-from db import artifacts
+from db import agent, artifacts
+from db.artifacts import Artifact
 from db.steps import Output, once
 
 log = logging.getLogger(__name__)
+
+# What `tasks.children` gives every child, and what no child changes.
+agent.declare(
+    "children",
+    OMP_NUM_THREADS="1",
+    MKL_NUM_THREADS="1",
+    OPENBLAS_NUM_THREADS="1",
+    torch_threads=1,
+    torch_deterministic_algorithms=False,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that a step is computed from, whether a campaign asks for it or it is read from the record.
+
+    Attributes:
+        parameters: what the person chose, as JSON.
+        inputs: role to artifact id, or to several in their order.
+        names: role to what the output is called.
+        seed: of everything random.
+    """
+
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, str | Sequence[str]]
+    names: Mapping[str, str]
+    seed: int | None = None
+
+    def ids(self, role: str) -> Sequence[str]:
+        """The artifacts of a role, in their order."""
+        given = self.inputs[role]
+        return [given] if isinstance(given, str) else given
+
+    def input(self, role: str) -> Artifact:
+        """The one artifact of a role."""
+        (id_,) = self.ids(role)
+        return artifacts.get(id_)
+
+    def file(self, role: str) -> Path:
+        """Where the one artifact of a role is."""
+        return artifacts.path(self.input(role).id)
+
+    def files(self) -> dict[str, Path]:
+        """Role to file, of a step that has one of each."""
+        return {role: self.file(role) for role in self.inputs}
+
+    def imported(self, role: str, work: Path) -> Path:
+        """The file of a role under the name it was imported with, from which its format may be told."""
+        link = work / "imported" / self.input(role).name
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.file(role))
+        return link
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of step that its recipe alone decides; `version` counts the changes of what it computes."""
+
+    name: str
+    version: int
+    compute: Callable[[Recipe, Path], Mapping[str, Output]]
+
+
+def made(kind: Kind, recipe: Recipe) -> Mapping[str, str]:
+    """Role to artifact id of what a step of this kind made (see `recorded`)."""
+    compute = partial(kind.compute, recipe)
+    return recorded(kind.name, kind.version, recipe.parameters, recipe.inputs, compute, seed=recipe.seed)
 
 
 def recorded(

@@ -241,10 +241,14 @@ def _seconds(node: Node) -> float | None:
 
 
 def _software(node: Node) -> dict[str, str]:
-    versions = dict(node.step.software) if node.step else {}
-    if git := versions.pop("git", None):
-        versions["git"] = git["commit"][:SHOWN_HASH] + (", changed since" if git["dirty"] else "")
-    return versions
+    """Versions, the state of the checkout and the hardware, in words."""
+    said = dict(node.step.software) if node.step else {}
+    shown = {name: value for name, value in said.items() if isinstance(value, str)}
+    if git := said.get("git"):
+        shown["git"] = git["commit"][:SHOWN_HASH] + (", changed since" if git["dirty"] else "")
+    if machine := said.get("machine"):
+        shown["machine"] = ", ".join([machine["processor"], *machine["gpus"]])
+    return shown
 
 
 def _lines(node: Node, depth: int = 0) -> list[str]:

@@ -4,41 +4,52 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefect import task
+from pydantic import TypeAdapter
 
 from db import artifacts, licences
 from db.steps import Output
 from models import e0s, finetuning
 from models.campaign import Campaign
 from models.distillation import training as distillation
-from models.strategies import TARGET_HEAD, AnyStrategy
+from models.distillation.students import SmallMace
+from models.e0s import E0Policy
+from models.strategies import TARGET_HEAD, AnyStrategy, Strategy
+from models.training import Optimisation
 from tasks.children import in_child
 from tasks.datasets import prefix
 from tasks.progress import training
-from tasks.records import paths, recorded
+from tasks.records import Kind, Recipe, made
+
+_STRATEGIES: TypeAdapter[Strategy] = TypeAdapter(AnyStrategy)
 
 
 @task(name="refit E0s", task_run_name="refit-e0s-{head}")
 def refit_e0s(campaign: Campaign, foundation: str, data: Mapping[str, str], head: str = TARGET_HEAD) -> str:
     """The id of the E0s of this head's level of theory."""
-    labels, policy = campaign.level(head)
+    _, policy = campaign.level(head)
     inputs = {"foundation": foundation, "train": data["train"]}
     if "isolated" in data:
         inputs["isolated"] = data["isolated"]
+    names = {"e0s": f"{prefix(campaign, head)}-e0s"}
+    return made(REFIT_E0S, Recipe(parameters=policy.model_dump(), inputs=inputs, names=names))["e0s"]
 
-    def compute(work: Path) -> dict[str, Output]:
-        files = paths(inputs)
-        path, fit = in_child(
-            e0s.refit_file, files["foundation"], files["train"], files.get("isolated"), policy, work
-        )
-        said = {
-            "policy": fit.policy,
-            "rank": f"{fit.rank} of {fit.n_elements}",
-            "null_space": fit.null_space,
-            "level_of_theory": labels.level_of_theory,
-        }
-        return {"e0s": Output(path=path, kind="e0s", name=f"{prefix(campaign, head)}-e0s", metadata=said)}
 
-    return recorded("refit_e0s", 2, policy.model_dump(), inputs, compute)["e0s"]
+def _refit(recipe: Recipe, work: Path) -> dict[str, Output]:
+    files = recipe.files()
+    policy = E0Policy.model_validate(recipe.parameters)
+    path, fit = in_child(
+        e0s.refit_file, files["foundation"], files["train"], files.get("isolated"), policy, work
+    )
+    said = {
+        "policy": fit.policy,
+        "rank": f"{fit.rank} of {fit.n_elements}",
+        "null_space": fit.null_space,
+        "level_of_theory": _level(recipe),
+    }
+    return {"e0s": Output(path=path, kind="e0s", name=recipe.names["e0s"], metadata=said)}
+
+
+REFIT_E0S = Kind(name="refit_e0s", version=2, compute=_refit)
 
 
 @task(name="fine-tune", task_run_name="fine-tune-{strategy.name}")
@@ -47,60 +58,75 @@ def fine_tune(campaign: Campaign, strategy: AnyStrategy, inputs: Mapping[str, st
 
     `inputs` by role (see `models.finetuning`); those of a further head are called `head.role`.
     """
-    name = f"{campaign.name}-{strategy.name}"
-    parameters = strategy.model_dump(mode="json")
+    recipe = Recipe(
+        parameters=strategy.model_dump(mode="json"),
+        inputs=inputs,
+        names=_names(f"{campaign.name}-{strategy.name}"),
+        seed=strategy.optimisation.seed,
+    )
+    return made(FINE_TUNE, recipe)
 
-    def compute(work: Path) -> dict[str, Output]:
-        taught_by = ["train", *(f"{head}.train" for head in campaign.further)]
-        said = heritage(inputs, ("foundation", *taught_by), name, campaign.labels.level_of_theory)
-        files = paths(inputs)
-        further = {
-            head: finetuning.FurtherTarget(
-                **{role: files.pop(f"{head}.{role}") for role in ("train", "valid", "e0s")},
-                level_of_theory=labels.level_of_theory,
-            )
-            for head, labels in campaign.further.items()
-        }
-        total = strategy.optimisation.epochs
-        with training(f"fine-tune {strategy.name}", name, work.name, parameters, total) as show:
-            made = in_child(
-                finetuning.fine_tune,
-                strategy,
-                files,
-                campaign.labels.level_of_theory,
-                said,
-                work,
-                further=further,
-                on_progress=show,
-            )
-        return fitted(made, name, said)
 
-    return recorded("fine_tune", 2, parameters, inputs, compute, seed=strategy.optimisation.seed)
+def _fine_tune(recipe: Recipe, work: Path) -> dict[str, Output]:
+    strategy = _STRATEGIES.validate_python(recipe.parameters)
+    # Sorted: the record knows the heads, not in which order somebody wrote them down.
+    heads = sorted(head for role in recipe.inputs if (head := role.removesuffix(".train")) != role)
+    said = heritage(recipe, ("foundation", "train", *(f"{head}.train" for head in heads)))
+    files = recipe.files()
+    further = {
+        head: finetuning.FurtherTarget(
+            **{role: files.pop(f"{head}.{role}") for role in ("train", "valid", "e0s")},
+            level_of_theory=_level(recipe, f"{head}.train"),
+        )
+        for head in heads
+    }
+    total = strategy.optimisation.epochs
+    shown = (f"fine-tune {strategy.name}", said["name"], work.name, recipe.parameters, total)
+    with training(*shown) as show:
+        files = in_child(
+            finetuning.fine_tune,
+            strategy,
+            files,
+            said["level_of_theory"],
+            said,
+            work,
+            further=further,
+            on_progress=show,
+        )
+    return fitted(files, recipe, said)
+
+
+FINE_TUNE = Kind(name="fine_tune", version=2, compute=_fine_tune)
 
 
 @task(name="label for student", task_run_name="label-for-student")
 def label_for_student(campaign: Campaign, teacher: str, train: str, dynamics: Sequence[str]) -> str:
     """The id of the structures that the teacher labelled for its student; see `models.distillation`."""
-    plan = campaign.student
-    inputs: dict[str, str | Sequence[str]] = {"teacher": teacher, "train": train, "dynamics": dynamics}
+    recipe = Recipe(
+        parameters=campaign.student.model_dump(include={"n_structures", "rattle"}),
+        inputs={"teacher": teacher, "train": train, "dynamics": dynamics},
+        names={"labels": f"{campaign.name}-teacher-labels"},
+        seed=campaign.student.seed,
+    )
+    return made(LABEL_FOR_STUDENT, recipe)["labels"]
 
-    def compute(work: Path) -> dict[str, Output]:
-        path = in_child(
-            distillation.label_pool,
-            artifacts.path(teacher),
-            artifacts.path(train),
-            [artifacts.path(run) for run in dynamics],
-            plan.n_structures,
-            plan.rattle,
-            plan.seed,
-            work,
-        )
-        name = f"{campaign.name}-teacher-labels"
-        said = heritage({"teacher": teacher}, ("teacher",), name, campaign.labels.level_of_theory)
-        return {"labels": Output(path=path, kind="dataset", name=said["name"], metadata=said)}
 
-    parameters = plan.model_dump(include={"n_structures", "rattle"})
-    return recorded("label_for_student", 2, parameters, inputs, compute, seed=plan.seed)["labels"]
+def _label(recipe: Recipe, work: Path) -> dict[str, Output]:
+    path = in_child(
+        distillation.label_pool,
+        recipe.file("teacher"),
+        recipe.file("train"),
+        [artifacts.path(run) for run in recipe.ids("dynamics")],
+        recipe.parameters["n_structures"],
+        recipe.parameters["rattle"],
+        recipe.seed,
+        work,
+    )
+    said = heritage(recipe, ("teacher",), "labels")
+    return {"labels": Output(path=path, kind="dataset", name=said["name"], metadata=said)}
+
+
+LABEL_FOR_STUDENT = Kind(name="label_for_student", version=2, compute=_label)
 
 
 @task(name="distil", task_run_name="distil-student")
@@ -110,41 +136,60 @@ def distil(campaign: Campaign, inputs: Mapping[str, str], *, last: bool = True) 
     A student that is not the `last` one only explores: half the epochs will do.
     """
     plan = campaign.student if last else campaign.student.exploring()
-    name = f"{campaign.name}-student"
-
-    parameters = plan.model_dump(mode="json", include={"architecture", "optimisation"})
-
-    def compute(work: Path) -> dict[str, Output]:
-        files = paths(inputs)
-        said = heritage(inputs, ("teacher", "train"), name, campaign.labels.level_of_theory)
-        with training("distil", name, work.name, parameters, plan.optimisation.epochs) as show:
-            made = in_child(
-                distillation.distil,
-                plan.architecture,
-                plan.optimisation,
-                files.pop("teacher"),
-                files,
-                said,
-                work,
-                on_progress=show,
-            )
-        return fitted(made, name, said)
-
-    return recorded("distil", 2, parameters, inputs, compute, seed=plan.optimisation.seed)
+    recipe = Recipe(
+        parameters=plan.model_dump(mode="json", include={"architecture", "optimisation"}),
+        inputs=inputs,
+        names=_names(f"{campaign.name}-student"),
+        seed=plan.optimisation.seed,
+    )
+    return made(DISTIL, recipe)
 
 
-def fitted(files: Mapping[str, Path], name: str, said: dict[str, str]) -> dict[str, Output]:
+def _distil(recipe: Recipe, work: Path) -> dict[str, Output]:
+    optimisation = Optimisation.model_validate(recipe.parameters["optimisation"])
+    files = recipe.files()
+    said = heritage(recipe, ("teacher", "train"))
+    with training("distil", said["name"], work.name, recipe.parameters, optimisation.epochs) as show:
+        files = in_child(
+            distillation.distil,
+            SmallMace.model_validate(recipe.parameters["architecture"]),
+            optimisation,
+            files.pop("teacher"),
+            files,
+            said,
+            work,
+            on_progress=show,
+        )
+    return fitted(files, recipe, said)
+
+
+DISTIL = Kind(name="distil", version=2, compute=_distil)
+
+
+def _names(checkpoint: str) -> dict[str, str]:
+    return {"checkpoint": checkpoint, "history": f"{checkpoint}-history"}
+
+
+def _level(recipe: Recipe, role: str = "train") -> str:
+    """The level of theory of a dataset."""
+    return str(recipe.input(role).metadata["level_of_theory"])
+
+
+def fitted(files: Mapping[str, Path], recipe: Recipe, said: dict[str, str]) -> dict[str, Output]:
     """A checkpoint and its history as a step's outputs."""
+    names = recipe.names
     return {
-        "checkpoint": Output(path=files["checkpoint"], kind="checkpoint", name=name, metadata=said),
-        "history": Output(path=files["history"], kind="history", name=f"{name}-history"),
+        "checkpoint": Output(
+            path=files["checkpoint"], kind="checkpoint", name=names["checkpoint"], metadata=said
+        ),
+        "history": Output(path=files["history"], kind="history", name=names["history"]),
     }
 
 
-def heritage(inputs: Mapping[str, str], roles: tuple[str, ...], name: str, level: str) -> dict[str, str]:
-    """Name, level of theory, and the licences and citations of the inputs in `roles`."""
-    said = {"name": name, "level_of_theory": level}
-    ancestors = [artifacts.get(inputs[role]).metadata for role in roles]
+def heritage(recipe: Recipe, roles: tuple[str, ...], output: str = "checkpoint") -> dict[str, str]:
+    """Name and level of theory of an output, and the licences and citations of the inputs in `roles`."""
+    said = {"name": recipe.names[output], "level_of_theory": _level(recipe)}
+    ancestors = [recipe.input(role).metadata for role in roles]
     for key in ("licence", "citation"):
         values = {part for a in ancestors for part in licences.separate(str(a.get(key, "")))}
         said[key] = licences.SEPARATOR.join(sorted(values))

@@ -9,9 +9,10 @@ from db import artifacts
 from db.steps import Output
 from models.campaign import Campaign
 from models.validation import acceptance
+from models.validation.acceptance import Simulation
 from tasks.children import in_child
 from tasks.progress import progress, steps
-from tasks.records import paths, read, recorded
+from tasks.records import Kind, Recipe, made, paths, read, recorded
 
 
 @task(name="measure errors", task_run_name="errors-{name}")
@@ -47,32 +48,39 @@ def simulate(
 ) -> Mapping[str, str]:
     """Ids of the trajectories of a checkpoint, and of what they tell; to `explore` judges nothing."""
     compared = campaign.comparable_reference is not None and not explore
-    inputs = {"checkpoint": checkpoint, "starts_from": starts_from}
+    recipe = Recipe(
+        parameters={
+            **campaign.simulation.model_dump(exclude={"seed"}),
+            "compare_rdf": compared,
+            "explore": explore,
+        },
+        inputs={"checkpoint": checkpoint, "starts_from": starts_from},
+        names={"trajectories": f"{name}-trajectories", "dynamics": f"{name}-dynamics"},
+        seed=campaign.simulation.seed,
+    )
+    return made(SIMULATE, recipe)
 
-    def compute(work: Path) -> dict[str, Output]:
-        files = in_child(
-            acceptance.simulate,
-            artifacts.path(checkpoint),
-            artifacts.path(starts_from),
-            campaign.simulation,
-            work,
-            compare_rdf=compared,
-            explore=explore,
-            on_progress=progress(f"simulate {name}", steps),
-        )
-        return {
-            "trajectories": Output(
-                path=files["trajectories"], kind="trajectories", name=f"{name}-trajectories"
-            ),
-            "dynamics": Output(path=files["dynamics"], kind="evaluation", name=f"{name}-dynamics"),
-        }
 
-    parameters = {
-        **campaign.simulation.model_dump(exclude={"seed"}),
-        "compare_rdf": compared,
-        "explore": explore,
+def _simulate(recipe: Recipe, work: Path) -> dict[str, Output]:
+    simulation = {key: value for key, value in recipe.parameters.items() if key in Simulation.model_fields}
+    name = recipe.names["trajectories"].removesuffix("-trajectories")
+    files = in_child(
+        acceptance.simulate,
+        recipe.file("checkpoint"),
+        recipe.file("starts_from"),
+        Simulation(**simulation, seed=recipe.seed),
+        work,
+        compare_rdf=recipe.parameters["compare_rdf"],
+        explore=recipe.parameters["explore"],
+        on_progress=progress(f"simulate {name}", steps),
+    )
+    return {
+        role: Output(path=files[role], kind=kind, name=recipe.names[role])
+        for role, kind in (("trajectories", "trajectories"), ("dynamics", "evaluation"))
     }
-    return recorded("simulate", 3, parameters, inputs, compute, seed=campaign.simulation.seed)
+
+
+SIMULATE = Kind(name="simulate", version=3, compute=_simulate)
 
 
 @task(name="measure speed", task_run_name="speed-of-student")

@@ -35,7 +35,8 @@ def temper_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Temper home of the test's own, with no database and no files in it."""
     home = tmp_path / "temper"
     monkeypatch.setenv("TEMPER_HOME", str(home))
-    monkeypatch.delenv("TEMPER_DATABASE_URL", raising=False)
+    for elsewhere in ("DATABASE_URL", "STORE", "DEVICE"):
+        monkeypatch.delenv(f"TEMPER_{elsewhere}", raising=False)
     return home
 
 

@@ -21,7 +21,7 @@ from db.errors import ConflictingMetadata, MissingFile, UnknownArtifact
 from db.lineage import ancestors
 from db.session import session
 from db.steps import Done, Output, once
-from db.store import store
+from db.store import DamagedFile, store
 from db.tables import AliasEventRow, ArtifactRow, GeneratedRow, RetractionEventRow, StepRow, UsedRow
 from db.transfer import ConflictingRecords, UnfinishedStep
 from db.verification import verify
@@ -163,7 +163,7 @@ def test_what_cannot_be_pushed(student: Done, imported: Import, archive: Path) -
     path = store().path(student.outputs["log"])
     path.chmod(0o644)
     path.write_text("changed")
-    with pytest.raises(MissingFile, match=r"history 'student': its file .* has changed"):
+    with pytest.raises(DamagedFile, match=r"history 'student' \(\w+\): the bytes of .* have changed: remove"):
         push([student.outputs["model"]], archive.with_name("new.tar"))
     path.unlink()
     with pytest.raises(MissingFile, match="has no file"):

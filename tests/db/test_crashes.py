@@ -1,175 +1,191 @@
-"""What is on record after kills, on a full disk, in a store that may not be written to."""
+"""Campaigns that are killed at any instant go on, and end as if nothing had happened."""
 
 import os
-import resource
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from random import Random
 from time import sleep
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 
 import db
-from db import artifacts, garbage
+from db import aliases, garbage
 from db.session import session
 from db.settings import settings
-from db.steps import Done, Output, once
-from db.store import StoreUnavailable, store
-from db.tables import StepRow
+from db.tables import ArtifactRow, GeneratedRow, StepRow, UsedRow
 from db.verification import verify
 
-Start = Callable[..., subprocess.Popen[str]]
-
 NO_GRACE = timedelta(0)
-KILLS_PER_CHAIN = 4
+LONGEST = 1.0  # s before a kill
 
-# argv: the chain to begin with. Writes chains of 30 steps, each with two files, one chain after the other.
-WRITER = """
+# A campaign has the steps of a real one: two candidates at a time, each with checkpoints to go on from.
+# stdin: "first last", a line for each process to fork. stdout: its id, and at its end its status.
+CAMPAIGNS = """
+import os
 import sys
-from itertools import count
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
+
+from db import aliases, artifacts
 from db.agent import software
 from db.session import session
+from db.settings import settings
 from db.steps import Output, once
 
-def write(chain, number, before):
-    def compute(work):
-        size = Random(number).randrange(1000, 200_000)
-        (work / "model.bin").write_bytes(Random(f"{chain} {number}").randbytes(size))
-        (work / "log.txt").write_text(f"{chain} {number}")
-        return {
-            "model": Output(path=work / "model.bin", kind="checkpoint", name=f"{chain}-{number}"),
-            "log": Output(path=work / "log.txt", kind="history", name=f"{chain}-{number}"),
-        }
-    parameters = {"chain": chain, "number": number}
-    return once("write", 1, parameters, {"before": before}, compute).outputs["model"]
+EPOCHS, EPOCH = 4, 20_000
 
-with session(read_only=True):
+def step(kind, campaign, inputs, **sizes):
+    def compute(work):
+        for role, size in sizes.items():
+            (work / role).write_bytes(Random(f"{campaign} {kind} {role} {inputs}").randbytes(size))
+        return {role: Output(path=work / role, kind=role, name=f"{campaign}-{role}") for role in sizes}
+    return once(kind, 1, {"campaign": campaign}, inputs, compute).outputs
+
+def train(name, campaign, inputs):
+    def compute(work):
+        state = work / "state"
+        weights = state.read_bytes() if state.exists() else b""
+        while len(weights) < EPOCHS * EPOCH:
+            weights += Random(f"{campaign} {name} {weights[-100:]}").randbytes(EPOCH)
+            (work / "state.new").write_bytes(weights)
+            (work / "state.new").replace(state)
+            time.sleep(0.01)
+        (work / "model.bin").write_bytes(weights)
+        (work / "history.json").write_text(f"{campaign} {name} {len(weights)}")
+        return {
+            "checkpoint": Output(path=work / "model.bin", kind="checkpoint", name=f"{campaign}-{name}"),
+            "history": Output(path=work / "history.json", kind="history", name=f"{campaign}-{name}"),
+        }
+    return once("train", 1, {"campaign": campaign, "name": name}, inputs, compute)
+
+def campaign(number):
+    labels = settings().home / f"labels-{number}.extxyz"
+    labels.parent.mkdir(exist_ok=True)
+    labels.write_bytes(Random(number).randbytes(50_000))
+    given = artifacts.import_file(labels, "labels", labels.name, {"licence": "CC0-1.0"}).id
+    data = step("ingest", number, {"labels": given}, train=40_000, valid=5_000, test=5_000)
+    e0s = step("e0s", number, {"train": data["train"]}, e0s=300)
+    lessons = {"train": data["train"], "valid": data["valid"], **e0s}
+    with ThreadPoolExecutor(2) as two:
+        candidates = list(two.map(lambda name: train(name, number, lessons), ("naive", "replay", "lora")))
+    made = [candidate.outputs["checkpoint"] for candidate in candidates]
+    tests = [{"checkpoint": id_, "test": data["test"]} for id_ in made]
+    errors = [step("errors", number, inputs, errors=2_000)["errors"] for inputs in tests]
+    judged = step("judge", number, {"errors": errors}, verdict=500)
+    aliases.promote(f"c{number}@champion", made[0], step_key=candidates[0].key, reason="the best")
+    student = train("student", number, {"teacher": made[0], "train": data["train"]})
+    engine = student.outputs["checkpoint"]
+    aliases.promote(f"c{number}@engine", engine, step_key=student.key, reason="as good")
+    report = step("report", number, {**judged, "engine": engine}, report=100_000)
+    aliases.promote(f"c{number}@report", report["report"], reason="run finished")
+
+with session(read_only=True):  # what is done once per process comes before the kill
     software()
-print("writing", flush=True)
-for chain in count(int(sys.argv[1])):
-    before = []
-    for number in range(30):
-        before = [write(chain, number, before)]
-    print("chain", chain, flush=True)
+for line in sys.stdin:
+    first, last = map(int, line.split())
+    child = os.fork()
+    if not child:
+        try:
+            for number in range(first, last):
+                campaign(number)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
+class Campaigns:
+    """Runs campaigns by their numbers in the home of the environment, each time in a new process."""
+
+    def __init__(self) -> None:
+        self._parent = subprocess.Popen(
+            [sys.executable, "-c", CAMPAIGNS],
+            cwd=Path(db.__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def start(self, first: int, last: int) -> int:
+        """Its process id."""
+        assert self._parent.stdin is not None
+        self._parent.stdin.write(f"{first} {last}\n")
+        self._parent.stdin.flush()
+        return self._answer()
+
+    def end(self) -> int:
+        """Its exit code."""
+        return self._answer()
+
+    def close(self) -> None:
+        """Nothing of it goes on."""
+        os.killpg(self._parent.pid, signal.SIGKILL)
+        self._parent.communicate()
+
+    def _answer(self) -> int:
+        assert self._parent.stdout is not None
+        return int(self._parent.stdout.readline())
+
+
+def n_finished() -> int:
+    return sum(alias.name.endswith("@report") for alias in aliases.all())
+
+
+def content() -> Mapping[str, Any]:
+    """All that is on record, but for when and how often."""
+    with session(read_only=True) as s:
+        artifact, step = ArtifactRow, StepRow
+        return {
+            "aliases": {(alias.name, alias.artifact_id, alias.step_key) for alias in aliases.all()},
+            "artifacts": set(s.execute(select(artifact.id, artifact.kind, artifact.name, artifact.step_key))),
+            "steps": set(s.execute(select(step.key, step.kind, step.status))),
+            "used": set(s.execute(select(UsedRow.step_key, UsedRow.role, UsedRow.artifact_id))),
+            "generated": set(
+                s.execute(select(GeneratedRow.step_key, GeneratedRow.role, GeneratedRow.artifact_id))
+            ),
+        }
+
+
 @pytest.mark.parametrize("kills", [6, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
-def test_kills_leave_nothing_missing_and_nothing_half_written(url: str, process: Start, kills: int) -> None:
+def test_a_campaign_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(
+    url: str, kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     instants = Random(0)
-    for number in range(kills):
-        writer = process(WRITER, str(number // KILLS_PER_CHAIN))
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "writing\n"
-        sleep(instants.uniform(0.0, 0.5))
-        writer.kill()
-        writer.communicate()
-        # What a kill may leave, and the next run uses or gc removes.
-        assert [p for p in verify(grace=NO_GRACE) if p.kind not in ("orphan", "unfinished")] == []
-    writer = process(WRITER, "0")
-    assert writer.stdout is not None
-    assert [writer.stdout.readline() for _ in range(2)] == ["writing\n", "chain 0\n"]
-    writer.kill()
-    writer.communicate()
+    with closing(Campaigns()) as campaigns:
+        for _ in range(kills):
+            pid = campaigns.start(n_finished(), 1_000_000)
+            sleep(instants.uniform(0.0, LONGEST))
+            os.kill(pid, signal.SIGKILL)
+            assert campaigns.end() == -signal.SIGKILL
+            # What a kill may leave, and the next run uses or gc removes.
+            assert [p for p in verify(grace=NO_GRACE) if p.kind not in ("orphan", "unfinished")] == []
+        total = n_finished() + 1
+        campaigns.start(total - 1, total)
+        assert campaigns.end() == 0
     garbage.remove(garbage.find(grace=NO_GRACE))
     assert verify(grace=NO_GRACE) == []
     assert not any(settings().work_root.iterdir())
     with session(read_only=True) as s:
-        done = select(func.count()).select_from(StepRow).where(StepRow.status == "done")
-        assert (s.scalar(done) or 0) >= 30
+        assert (s.scalar(select(func.max(StepRow.attempt))) or 0) > 1
+    after_kills = content()
 
-
-def train(before_it_is_kept: Callable[[], None] = lambda: None) -> Done:
-    """A step with a checkpoint that makes a file of 4 MiB."""
-
-    def compute(work: Path) -> Mapping[str, Output]:
-        with (work / "checkpoint").open("a") as checkpoint:
-            checkpoint.write("epoch\n")
-        (work / "model").write_bytes(bytes(4 << 20))
-        before_it_is_kept()
-        epochs = len((work / "checkpoint").read_text().splitlines())
-        metadata = {"epochs": epochs}
-        return {"model": Output(path=work / "model", kind="checkpoint", name="model", metadata=metadata)}
-
-    return once("train", 1, {}, {}, compute)
-
-
-def status() -> tuple[str, int]:
-    with session(read_only=True) as s:
-        row = s.scalars(select(StepRow)).one()
-        return row.status, row.attempt
-
-
-def resumed() -> None:
-    """Trained again, the step goes on from its checkpoint, and all is as if nothing had happened."""
-    done = train()
-    assert artifacts.get(done.outputs["model"]).metadata == {"epochs": 2}
-    assert status() == ("done", 2)
-    assert verify(grace=NO_GRACE) == []
-
-
-@pytest.fixture
-def fill_disk() -> Iterator[Callable[[], None]]:
-    """From the call on no file of this process can grow beyond 2 MiB, as if the disk ended there."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_fails_the_step_which_goes_on_when_there_is_room(
-    url: str, fill_disk: Callable[[], None]
-) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with pytest.raises(StoreUnavailable, match="cannot be written to: File too large; make room"):
-        train(fill_disk)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert status() == ("failed", 1)
-    assert [*store().files(), *store().unfinished()] == []
-    resumed()
-
-
-TRAIN = """
-import sys
-from pathlib import Path
-from db.errors import ProvenanceError
-from db.steps import Output, once
-
-def compute(work):
-    (work / "checkpoint").write_text("epoch\\n")
-    (work / "model").write_bytes(bytes(4 << 20))
-    return {"model": Output(path=work / "model", kind="checkpoint", name="model")}
-
-try:
-    once("train", 1, {}, {}, compute)
-except ProvenanceError as error:
-    print(error)
-"""
-
-
-def test_a_store_that_may_not_be_written_to_fails_the_step_which_goes_on_when_it_may(url: str) -> None:
-    as_anybody: list[str] = []
-    if os.geteuid() == 0:  # root may write anywhere, without these capabilities it may not
-        as_anybody = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-        if url.startswith("postgresql"):  # and then it may not look into the folder of the socket
-            Path(url.rpartition("host=")[2]).chmod(0o755)
-    store().root.mkdir(parents=True)
-    store().root.chmod(0o555)
-    said = subprocess.run(
-        [*as_anybody, sys.executable, "-c", TRAIN],
-        cwd=Path(db.__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    store().root.chmod(0o755)
-    (line,) = said.stdout.splitlines()
-    assert line.startswith(
-        f"the store {store().root} cannot be written to: Permission denied; make room or make"
-    )
-    assert status() == ("failed", 1)
-    resumed()
+    monkeypatch.setenv("TEMPER_HOME", str(tmp_path / "undisturbed"))
+    monkeypatch.setenv("TEMPER_DATABASE_URL", f"sqlite:///{tmp_path / 'undisturbed.db'}")
+    with closing(Campaigns()) as campaigns:
+        campaigns.start(0, total)
+        assert campaigns.end() == 0
+    assert content() == after_kills
+    assert len(after_kills["aliases"]) == 3 * total

@@ -45,7 +45,7 @@ def age_record() -> None:
     with session() as s:
         s.execute(update(ArtifactRow).values(created_at=LONG_AGO))
         s.execute(update(StepRow).values(started_at=LONG_AGO, finished_at=LONG_AGO))
-    age(*(file.path for file in store().files()))
+    age(*(Path(file.location) for file in store().files()))
 
 
 def orphan(tmp_path: Path, text: str = "orphan") -> Path:
@@ -74,12 +74,12 @@ def test_old_files_without_a_row_go_and_young_ones_stay(imported: Import, tmp_pa
     cut_off.write_text("half")
     age(old, cut_off, store().path(labels.id))
     found = garbage.find()
-    assert [file.path for file in found.files] == [old]
-    assert [file.path for file in found.unfinished] == [cut_off]
+    assert [file.location for file in found.files] == [str(old)]
+    assert [file.location for file in found.unfinished] == [str(cut_off)]
     assert garbage.remove(found) == found.size == 7
     assert [path.exists() for path in (old, cut_off, young)] == [False, False, True]
     assert verify() == []
-    assert [file.path for file in garbage.find(grace=timedelta(0)).files] == [young]
+    assert [file.location for file in garbage.find(grace=timedelta(0)).files] == [str(young)]
 
 
 def test_a_file_that_is_imported_after_it_was_shown_stays(imported: Import, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from threading import Barrier
@@ -14,15 +15,17 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from db import aliases, retractions
+from db import aliases, labels, retractions
 from db.engine import open_engine
 from db.errors import DatabaseUnavailable, SchemaTooNew
+from db.labels import Calculation
 from db.lineage import tree
 from db.migrate import current, upgrade
 from db.session import now, session
+from db.structures import find
 from db.tables import AliasEventRow, Base
 
-NEWEST = "0002"
+NEWEST = "0003"
 LABELS, TEACHER, STEP = "1" * 64, "2" * 64, "3" * 64
 AT = "'2026-01-02 03:04:05+00:00'"
 OLD_RECORD = [
@@ -80,6 +83,46 @@ def test_what_an_older_version_recorded_is_kept_and_can_be_retracted(url: str) -
     assert current(url) == "0001"
     with session(read_only=True) as s:
         assert s.scalar(text("SELECT count(*) FROM artifact")) == 2
+
+
+@dataclass(frozen=True)
+class Water:
+    """A labelled structure."""
+
+    structure: str = "ab" * 32
+    n_atoms: int = 3
+    formula: str = "H2O"
+    energy: float = -14.0
+    forces: float = 0.0
+    stress: float | None = None
+
+
+def test_a_record_with_retractions_is_kept_and_can_hold_structures(url: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", "db:migrations")
+    with open_engine(url, foreign_keys=False).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        for statement in [
+            *OLD_RECORD,
+            f"INSERT INTO retraction_event VALUES (1, '{LABELS}', 'retracted', {AT}, 'me', 'wrong units')",
+        ]:
+            connection.exec_driver_sql(statement)
+    assert current(url) == "0002"
+    retraction = retractions.tainted(TEACHER)
+    assert current(url) == NEWEST
+    assert retraction is not None
+    assert (retraction.artifact.id, retraction.reason) == (LABELS, "wrong units")
+    labels.record(LABELS, Calculation(level_of_theory="PBE"), [Water()], tolerance=1e-4)
+    (label,) = find("ababab").labels
+    assert (label.dataset.name, label.energy) == ("labels", -14.0)
+    with open_engine(url, foreign_keys=False).begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002")
+    assert current(url) == "0002"
+    with session(read_only=True) as s:
+        assert s.scalar(text("SELECT count(*) FROM artifact")) == 2
+        assert s.scalar(text("SELECT count(*) FROM retraction_event")) == 1
 
 
 def test_newer_schema_is_refused(url: str) -> None:

@@ -6,7 +6,7 @@ import yaml
 from ase import Atoms
 from ase.build import molecule
 
-from models.campaign import Campaign, CampaignError, find, load, load_campaign
+from models.campaign import Calculator, Campaign, CampaignError, find, load, load_campaign
 from models.datasets import DataError, write_structures
 from models.foundation import FoundationError
 
@@ -205,6 +205,17 @@ def test_replay_labels_of_another_level_or_none_are_refused(
     load_campaign(save(content, tmp_path))
 
 
+def test_replay_labels_that_contradict_each_other_are_refused(content, tmp_path, labelled_waters):
+    other = labelled_waters[3].copy()
+    other.arrays["REF_forces"] *= 2.0
+    write_structures(tmp_path / "replay.xyz", [*labelled_waters, other])
+    content["replay"] = {"path": "replay.xyz", "level_of_theory": "GFN1-xTB"}
+    load_campaign(save(content, tmp_path))
+    content["candidates"] = [{"kind": "multihead_replay"}]
+    with pytest.raises(DataError, match=r"replay\.xyz, frame 24 \(H2O\): the structure of frame 3 with"):
+        load_campaign(save(content, tmp_path))
+
+
 def test_a_label_that_is_no_number_is_named(written, tmp_path, labelled_waters):
     frames = [frame.copy() for frame in labelled_waters]
     frames[5].info["REF_energy"] = float("nan")
@@ -260,6 +271,34 @@ def test_other_labels_need_their_level_and_bring_no_licence(written, tmp_path, l
     assert labels.path == tmp_path / "elsewhere" / "other.xyz"
     assert (labels.level_of_theory, labels.licence, labels.citation) == ("MP2", "unknown", "")
     assert load_campaign(written).labels.licence == "MIT"
+
+
+def test_labels_say_what_computed_them_and_other_labels_do_not(content, tmp_path):
+    assert load_campaign("nacl").labels.calculator == Calculator(
+        name="tblite", version="0.8.0", settings={"method": "GFN2-xTB", "accuracy": 0.1, "charge": 0}
+    )
+    given = {"name": "orca", "settings": {"grid": [3, 4], "ri": True}}
+    content["labels"] |= {"calculator": given, "repeated": "last"}
+    path = save(content, tmp_path)
+    assert load_campaign(path).labels.calculator == Calculator.model_validate(given)
+    labels = load_campaign(path, labels=str(tmp_path / "labels.xyz"), level_of_theory="MP2").labels
+    assert (labels.calculator, labels.repeated) == (None, None)
+    change(content, "labels.calculator", {"version": "6"})
+    with pytest.raises(CampaignError, match=r"labels\.calculator\.name: is missing; add it"):
+        load_campaign(save(content, tmp_path))
+
+
+def test_one_structure_with_two_labels_is_named_unless_one_stands(content, tmp_path, labelled_waters):
+    other = labelled_waters[3].copy()
+    other.info["REF_energy"] += 0.1
+    write_structures(tmp_path / "labels.xyz", [*labelled_waters, other])
+    with pytest.raises(DataError, match=r"labels\.xyz, frame 24 \(H2O\): the structure of frame 3 with ano"):
+        load_campaign(save(content, tmp_path))
+    content["labels"]["repeated"] = "first"
+    assert load_campaign(save(content, tmp_path)).labels.repeated == "first"
+    content["labels"]["repeated"] = "mean"
+    with pytest.raises(CampaignError, match=r"labels\.repeated: Input should be 'first' or 'last'"):
+        load_campaign(save(content, tmp_path))
 
 
 def test_trajectories_of_another_level_are_no_reference(content, tmp_path):
