@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,10 @@ def test_wandb_keeps_every_row_offline(home: Path, monkeypatch: pytest.MonkeyPat
         thread.join()
     for name in ("one", "two"):
         (file,) = home.glob(f"wandb/offline-run-*-{name}/run-{name}.wandb")
-        assert b"target_forces_mae" in file.read_bytes()
+        give_up = time.monotonic() + 20.0  # its service writes on for a moment
+        while b"target_forces_mae" not in file.read_bytes():
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
 
 
 def test_mlflow_goes_on_with_the_same_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
