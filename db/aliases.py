@@ -11,7 +11,7 @@ from db.agent import who
 from db.artifacts import Artifact
 from db.errors import BadAlias, Retracted, UnknownArtifact
 from db.retractions import tainted_in
-from db.session import insert_new, now, session
+from db.session import insert_new, now, one_at_a_time, session
 from db.tables import AliasEventRow, AliasRow, ArtifactRow
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*@[a-z0-9][a-z0-9_-]*")
@@ -54,6 +54,7 @@ def promote(name: str, artifact_id: str, *, step_key: str | None = None, reason:
             f"alias '{name}': give lower-case letters, digits, _ and - around one @, as nacl@champion"
         )
     with session() as s:
+        one_at_a_time(s)  # nothing is retracted between the look and the promotion
         artifact = s.get(ArtifactRow, artifact_id)
         if artifact is None:
             raise UnknownArtifact(f"alias {name}: no artifact has the id '{artifact_id}'")

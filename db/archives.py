@@ -22,7 +22,7 @@ from db import artifacts
 from db.canonical import JSON, canonical
 from db.errors import NotCanonical, ProvenanceError
 from db.manifest import Record
-from db.session import session
+from db.session import one_at_a_time, session
 from db.store import DamagedFile, store
 from db.tables import ArtifactRow
 from db.transfer import Choice, Entered, collect, conflicts, enter
@@ -112,6 +112,7 @@ def pull(file: Path, choice: Choice | None = None) -> Entered:
             except DamagedFile as error:
                 raise BadArchive(f"{file} changed while it was read") from error
     with session() as s:
+        one_at_a_time(s)  # it may bring retractions and aliases
         return enter(s, record, choice)
 
 

@@ -12,7 +12,7 @@ from db.agent import who
 from db.artifacts import Artifact
 from db.errors import BadRetraction, UnknownArtifact
 from db.lineage import behind
-from db.session import now, session
+from db.session import now, one_at_a_time, session
 from db.tables import ArtifactRow, RetractionEventRow, UsedRow
 
 
@@ -61,6 +61,7 @@ def retract(artifact_id: str, reason: str) -> Retraction:
     if not reason.strip():
         raise BadRetraction("a retraction needs a reason: say what is wrong, for whoever meets it later")
     with session() as s:
+        one_at_a_time(s)
         artifact = _locked(s, artifact_id)
         row = _add(s, artifact_id, "retracted", reason)
         return Retraction(artifact=artifact, at=row.at, by=row.by, reason=row.reason)

@@ -17,6 +17,9 @@ from db.migrate import upgrade
 from db.settings import settings
 from db.tables import Base, Utc
 
+LOCK = 7_283_658_302
+"""Any number but that of the migrations will do, as long as every Temper uses the same one."""
+
 _engines: dict[str, Engine] = {}
 _opening = threading.Lock()
 
@@ -47,6 +50,12 @@ def now(opened: Session) -> datetime:
     if opened.get_bind().dialect.name == "postgresql":
         return opened.execute(select(func.clock_timestamp(type_=Utc()))).scalar_one()
     return datetime.now(UTC)
+
+
+def one_at_a_time(opened: Session) -> None:
+    """Wait until no other transaction that has called this is open. Those that write to SQLite never are."""
+    if opened.get_bind().dialect.name == "postgresql":
+        opened.execute(select(func.pg_advisory_xact_lock(LOCK)))
 
 
 def insert_new(opened: Session, table: type[Base], **values: Any) -> bool:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -7,6 +8,8 @@ from db.agent import who
 from db.artifacts import Artifact
 from db.errors import BadRetraction, Retracted, UnknownArtifact
 from db.retractions import all_tainted, history, reinstate, retract, tainted
+from db.session import now, one_at_a_time, session
+from db.tables import RetractionEventRow
 
 Import = Callable[..., Artifact]
 Make = Callable[..., str]
@@ -130,3 +133,20 @@ def test_a_reason_and_an_artifact_are_needed(ids: dict[str, str]) -> None:
             ask("0" * 64, "reason")
     assert named(ids) == {}
     assert tainted("0" * 64) is None
+
+
+def test_promotion_waits_for_a_retraction_that_is_under_way(ids: dict[str, str]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with session() as s:
+            one_at_a_time(s)
+            s.add(
+                RetractionEventRow(
+                    artifact_id=ids["labels"], event="retracted", at=now(s), by=who(), reason="units"
+                )
+            )
+            s.flush()
+            promotion = pool.submit(aliases.promote, "a@champion", ids["student"], reason="accepted")
+            with pytest.raises(TimeoutError):
+                promotion.result(timeout=1.0)
+        with pytest.raises(Retracted, match="units"):
+            promotion.result()
