@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from db import artifacts
 from db.agent import who
-from db.artifacts import Artifact
+from db.artifacts import Artifact, titled
 from db.errors import BadAlias, Retracted, UnknownArtifact
 from db.retractions import tainted_in
 from db.session import insert_new, now, one_at_a_time, session
@@ -61,7 +61,7 @@ def promote(name: str, artifact_id: str, *, step_key: str | None = None, reason:
         retraction = tainted_in(s, artifact_id)
         if retraction is not None:
             raise Retracted(
-                f"alias {name}: {artifact.kind} '{artifact.name}' ({artifact_id[:12]}) was "
+                f"alias {name}: {titled(artifact)} was "
                 f"{retraction.about(artifact_id)}. Promote something else, or take the retraction back: "
                 f"temper reinstate {retraction.artifact.id[:12]}"
             )

@@ -163,7 +163,7 @@ def _check(tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], record:
     for name in members.keys() - expected.keys() - {MANIFEST}:
         raise BadArchive(f"{file} holds {name!r}, which its {MANIFEST} does not list")
     for name, artifact in expected.items():
-        label = f"{artifact.kind} '{artifact.name}' ({artifact.id[:12]})"
+        label = artifacts.titled(artifact)
         if name not in members:
             raise BadArchive(f"{file} is damaged: it lacks {label}; get it again")
         member = members[name]

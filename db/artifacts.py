@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import select
 
@@ -55,6 +55,22 @@ class Artifact:
         )
 
 
+class Named(Protocol):
+    """An artifact, in whatever form."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+
+
+def titled(it: Named) -> str:
+    """How messages name an artifact: kind, name and the beginning of its id."""
+    return f"{it.kind} '{it.name}' ({it.id[:12]})"
+
+
 def import_file(path: Path, kind: str, name: str, metadata: Mapping[str, JSON] | None = None) -> Artifact:
     """Record a file that no step made. Importing the same bytes again returns the same artifact.
 
@@ -87,7 +103,7 @@ def import_file(path: Path, kind: str, name: str, metadata: Mapping[str, JSON] |
         for field, value in said.items():
             if row.metadata_.get(field, value) != value:
                 raise ConflictingMetadata(
-                    f"{path}: the same bytes are on record as {row.kind} '{row.name}' ({row.id[:12]}) with "
+                    f"{path}: the same bytes are on record as {titled(row)} with "
                     f"{field}={row.metadata_[field]!r}, now {field}={value!r} is given; "
                     "correct the one that is wrong"
                 )
@@ -124,7 +140,7 @@ def path(artifact_id: str) -> Path:
     except (MissingFile, DamagedFile) as error:
         with session(read_only=True) as s:
             row = s.get(ArtifactRow, artifact_id)
-        label = f"{row.kind} '{row.name}' ({row.id[:12]})" if row else f"artifact {artifact_id[:12]}"
+        label = titled(row) if row else f"artifact {artifact_id[:12]}"
         raise type(error)(f"{label}: {error}") from error
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import ARRAY, func, literal, or_, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
+from db.artifacts import titled
 from db.canonical import JSON, canonical, plain
 from db.errors import ConflictingMetadata, ProvenanceError, UnknownArtifact
 from db.retractions import tainted_in
@@ -131,7 +132,7 @@ def _dataset(s: Session, artifact_id: str, calculation: Calculation) -> DatasetR
             row.calculation_id = calculation_id
         elif calculation != unknown or known.level_of_theory != calculation.level_of_theory:
             raise ConflictingMetadata(
-                f"{artifact.kind} '{artifact.name}' ({artifact.id[:12]}): its labels are on record as "
+                f"{titled(artifact)}: its labels are on record as "
                 f"{known}, now they are said to be {calculation}; correct the one that is wrong"
             )
     return row
@@ -215,7 +216,7 @@ def _conflict(s: Session, datasets: Sequence[DatasetRow], structure_id: int, n_s
     for dataset in datasets:
         artifact = s.get_one(ArtifactRow, dataset.artifact_id)
         energy = s.get_one(LabelRow, (dataset.id, structure_id)).energy
-        said.append(f"{energy:.6f} eV in {artifact.kind} '{artifact.name}' ({artifact.id[:12]})")
+        said.append(f"{energy:.6f} eV in {titled(artifact)}")
         read = s.scalars(select(UsedRow.artifact_id).where(UsedRow.step_key == artifact.step_key)).all()
         sources.append(read[0] if len(read) == 1 else artifact.id)
     if sources[0] == sources[1]:

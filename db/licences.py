@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
-from db.artifacts import Artifact
+from db.artifacts import Artifact, titled
 from db.errors import ForbiddenLicence
 from db.lineage import ancestors
 
@@ -83,7 +83,7 @@ def check(artifact_id: str, forbidden: Iterable[str]) -> None:
     words = [re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE) for name in forbidden]
     terms = upstream(artifact_id)
     brought = [
-        f"'{licence}' by {term.artifact.kind} '{term.artifact.name}' ({term.artifact.id[:12]})"
+        f"'{licence}' by {titled(term.artifact)}"
         for term in terms
         for licence in term.licences
         if any(word.search(licence) for word in words)

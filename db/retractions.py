@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.orm import Session, aliased
 
 from db.agent import who
-from db.artifacts import Artifact
+from db.artifacts import Artifact, titled
 from db.errors import BadRetraction, UnknownArtifact
 from db.lineage import behind
 from db.session import now, one_at_a_time, session
@@ -38,7 +38,7 @@ class Retraction:
 
     def __str__(self) -> str:
         it = self.artifact
-        return f"{it.kind} '{it.name}' ({it.id[:12]}), which was {self._said}"
+        return f"{titled(it)}, which was {self._said}"
 
     def about(self, artifact_id: str) -> str:
         """What it means for an artifact, to follow its name: "retracted …", or "made from …, which was …"."""
@@ -78,7 +78,7 @@ def reinstate(artifact_id: str, reason: str = "") -> None:
         artifact = _locked(s, artifact_id)
         retraction = tainted_in(s, artifact_id)
         if retraction is None or retraction.artifact.id != artifact_id:
-            said = f"{artifact.kind} '{artifact.name}' ({artifact_id[:12]}) is not retracted"
+            said = f"{titled(artifact)} is not retracted"
             if retraction is not None:
                 said += f" itself, it was {retraction.about(artifact_id)}; reinstate that"
             raise BadRetraction(said)

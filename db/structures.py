@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import aliased
 
-from db.artifacts import CANDIDATES_SHOWN, SHORTEST_PREFIX, Artifact
+from db.artifacts import CANDIDATES_SHOWN, SHORTEST_PREFIX, Artifact, titled
 from db.errors import ProvenanceError, UnknownArtifact
 from db.labels import Calculation
 from db.session import session
@@ -206,7 +206,7 @@ def check_disjoint(train: Iterable[str], test: Iterable[str]) -> None:
         names = []
         for dataset_id in found[:2]:
             artifact = s.get_one(ArtifactRow, s.get_one(DatasetRow, dataset_id).artifact_id)
-            names.append(f"{artifact.kind} '{artifact.name}' ({artifact.id[:12]})")
+            names.append(titled(artifact))
         structure = s.get_one(StructureRow, found[2])
         raise OverlappingDatasets(
             f"structure {structure.hash.hex()[:12]} ({structure.formula}) is trained on in {names[0]} and "

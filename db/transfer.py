@@ -8,6 +8,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from db.agent import who
+from db.artifacts import titled
 from db.closure import closure, freeze
 from db.errors import ConflictingMetadata, ProvenanceError, UnknownArtifact
 from db.manifest import EDGES, AliasPart, ArtifactPart, Record, RetractionPart, StepPart
@@ -118,7 +119,7 @@ def conflicts(s: Session, record: Record, choice: Choice | None) -> None:
         for name, value in artifact.metadata.items():
             if known.metadata_.get(name, value) != value:
                 raise ConflictingMetadata(
-                    f"{known.kind} '{known.name}' ({known.id[:12]}) is on record with "
+                    f"{titled(known)} is on record with "
                     f"{name}={known.metadata_[name]!r} here and with {name}={value!r} there; "
                     "correct the one that is wrong"
                 )

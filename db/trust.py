@@ -49,7 +49,7 @@ def trust(path: Path, kind: str, reason: str) -> Trust:
     with session() as s:
         if (retraction := tainted_in(s, artifact.id)) is not None:
             raise Retracted(
-                f"{artifact.kind} '{artifact.name}' ({artifact.id[:12]}) was "
+                f"{artifacts.titled(artifact)} was "
                 f"{retraction.about(artifact.id)}. Take another, or take the retraction back: "
                 f"temper reinstate {retraction.artifact.id[:12]}"
             )

@@ -30,6 +30,7 @@ T = TypeVar("T")
 Message = tuple[Literal["report", "log", "result", "error"], Any]
 
 PRELOADED = ["numpy", "scipy.optimize", "torch", "ase.io", "ase.md.langevin", "models.potentials"]
+THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL
 
 # multiprocessing polls every child whenever one starts, and an exit status can be read only once: without
@@ -98,7 +99,7 @@ def interruptible() -> Iterator[None]:
 @cache
 def _context() -> ForkServerContext:
     """The fork server's settings; they are read when the first child starts."""
-    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    os.environ.update(THREADS)
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context

@@ -43,7 +43,7 @@ def ingest_labels(campaign: Campaign, head: str = TARGET_HEAD) -> Mapping[str, s
         part = artifacts.get(id_)
         if part.metadata["level_of_theory"] != labels.level_of_theory:
             raise ConflictingMetadata(
-                f"{labels.path}: the same labels are on record as {part.kind} '{part.name}' ({id_[:12]}) at "
+                f"{labels.path}: the same labels are on record as {artifacts.titled(part)} at "
                 f"{part.metadata['level_of_theory']}, now {labels.level_of_theory} is given; correct the "
                 "one that is wrong"
             )

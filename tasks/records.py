@@ -13,15 +13,14 @@ from prefect.runtime import flow_run
 from db import agent, artifacts
 from db.artifacts import Artifact
 from db.steps import Output, once
+from tasks.children import THREADS
 
 log = logging.getLogger(__name__)
 
 # What `tasks.children` gives every child, and what no child changes.
 agent.declare(
     "children",
-    OMP_NUM_THREADS="1",
-    MKL_NUM_THREADS="1",
-    OPENBLAS_NUM_THREADS="1",
+    **THREADS,
     torch_threads=1,
     torch_deterministic_algorithms=False,
 )

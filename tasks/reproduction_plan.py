@@ -6,6 +6,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from db import artifacts, retractions, trust
+from db.artifacts import titled
 from db.errors import MissingFile, ProvenanceError
 from db.manifest import ArtifactPart, StepPart
 from db.session import session
@@ -71,7 +72,7 @@ def prepare(artifact_id: str) -> Plan:
     known = {part.id: part for part in record.artifacts}
     steps = _ordered(artifact_id, known, {step.key: step for step in record.steps})
     if not steps:
-        raise NotReproducible(f"{_title(known[artifact_id])} was imported: there is nothing to compute again")
+        raise NotReproducible(f"{titled(known[artifact_id])} was imported: there is nothing to compute again")
     used = {id_ for step in steps for ids in step.used.values() for id_ in ids}
     leaves = sorted(id_ for id_ in used if known[id_].step_key is None)
     outputs = {id_ for step in steps for id_ in step.generated.values()}
@@ -80,12 +81,12 @@ def prepare(artifact_id: str) -> Plan:
 
     refusals = [refusal for step in steps for refusal in _refusals(step, known)]
     refusals += [
-        f"{_title(known[id_])}: the step that made it was done again later and came out differently, so that "
+        f"{titled(known[id_])}: the step that made it was done again later and came out differently, so that "
         "these bytes cannot be expected of it"
         for id_ in sorted({artifact_id, *used} - {*leaves, *first_made})
     ]
     refusals += [
-        f"{_title(known[id_])}: its file is gone or has changed; import it again"
+        f"{titled(known[id_])}: its file is gone or has changed; import it again"
         for id_ in leaves
         if id_ not in files
     ]
@@ -93,11 +94,11 @@ def prepare(artifact_id: str) -> Plan:
         more = [f"and {len(refusals) - SHOWN_REFUSALS} more"] if len(refusals) > SHOWN_REFUSALS else []
         raise NotReproducible("; ".join(refusals[:SHOWN_REFUSALS] + more))
     warnings = [
-        f"{_title(known[id_])}: its file is gone or has changed; only its hash can be compared"
+        f"{titled(known[id_])}: its file is gone or has changed; only its hash can be compared"
         for id_ in sorted(outputs - files.keys())
     ]
     if (retraction := retractions.tainted(artifact_id)) is not None:
-        warnings.append(f"{_title(known[artifact_id])} was {retraction.about(artifact_id)}")
+        warnings.append(f"{titled(known[artifact_id])} was {retraction.about(artifact_id)}")
     return Plan(
         artifacts=known,
         behind={artifact_id, *used},
@@ -165,7 +166,3 @@ def _sound(artifact_id: str) -> Path | None:
         return artifacts.path(artifact_id)
     except (MissingFile, DamagedFile):
         return None
-
-
-def _title(part: ArtifactPart) -> str:
-    return f"{part.kind} '{part.name}' ({part.id[:12]})"

@@ -114,8 +114,10 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 def test_the_disk_of_the_store(
     url: str, disk: Disk, trouble: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TEMPER_HOME", str(disk.folder / "home"))
-    message = f"^the store {disk.folder}/home/store cannot be written to: {reason}; make room or make it writ"
+    monkeypatch.setenv("TEMPER_HOME", str(disk.folder / "temper"))
+    message = (
+        f"^the store {disk.folder}/temper/store cannot be written to: {reason}; make room or make it writ"
+    )
     with pytest.raises(StoreUnavailable, match=message) as caught:
         campaign(tmp_path, getattr(disk, trouble))
     assert "\n" not in str(caught.value)
@@ -130,8 +132,8 @@ def test_the_disk_of_the_store(
 def test_the_disk_of_the_scratch_folders(
     url: str, disk: Disk, trouble: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TEMPER_HOME", str(disk.folder / "home"))
-    message = f"^the scratch folder {disk.folder}/home/work/[0-9a-f]* cannot be written to: {reason};"
+    monkeypatch.setenv("TEMPER_HOME", str(disk.folder / "temper"))
+    message = f"^the scratch folder {disk.folder}/temper/work/[0-9a-f]* cannot be written to: {reason};"
     with pytest.raises(ScratchUnavailable, match=message):
         campaign(tmp_path, between=getattr(disk, trouble))
     assert steps() == {"ingest": ("done", 1), "train": ("failed", 1)}
