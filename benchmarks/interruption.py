@@ -19,10 +19,11 @@ from pathlib import Path
 from figures import publish
 
 COMMAND = [sys.executable, "-c", "from flows.cli import app; app()"]
-# All that is computed but measurements: those hold clock times.
+# All that is computed but speeds: those hold clock times.
 RESULTS = """
     SELECT id, kind, name FROM artifact
-    WHERE kind IN ('dataset', 'checkpoint', 'e0s', 'history', 'trajectories', 'evaluation')
+    WHERE kind IN ('dataset', 'checkpoint', 'e0s', 'history', 'trajectories', 'finding')
+        AND name NOT LIKE '%-speed'
 """
 MIDDLE = 3.0  # s into a step before it is killed
 

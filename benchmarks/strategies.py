@@ -22,11 +22,13 @@ import torch
 from figures import publish
 
 from models import datasets, e0s, foundation
-from models.campaign import Campaign, load_campaign
+from models.campaign import Campaign
+from models.campaign_files import load_campaign
 from models.finetuning import fine_tune
 from models.pseudolabels import replay_set
 from models.strategies import AnyStrategy, Frozen, Lora, Strategy
-from models.validation.acceptance import measure_errors
+from models.validation import acceptance
+from models.validation.accuracy import Accuracy, Retention
 
 EMA_DECAY = 0.99  # for tens of epochs; the paper's 0.999 and more is for hundreds
 SHORT_RATE = 1e-3  # of full replay, whose 1e-4 needs as many
@@ -87,9 +89,9 @@ def measured(strategy: Strategy, files: dict[str, Path], level: str, work: Path,
     seconds = time.process_time() - started
     found = errors(made["checkpoint"], files, work)
     return Measured(
-        forces=found["test"]["forces"]["mae"],
-        energy=found["test"]["energy"]["mae"],
-        retention=found["replay_test"]["forces"]["mae"] / before,
+        forces=found["accuracy.forces"],
+        energy=found["accuracy.energy"],
+        retention=found["retention.forces"] / before,
         trained=json.loads(made["history"].read_text(encoding="utf-8"))["trained_parameters"],
         seconds=seconds,
     )
@@ -97,9 +99,15 @@ def measured(strategy: Strategy, files: dict[str, Path], level: str, work: Path,
 
 def errors(checkpoint: Path, files: dict[str, Path], work: Path, given: Path | None = None) -> dict[str, Any]:
     """Errors of a checkpoint on the test trajectories of the target and of the replay set."""
-    tests = {role: files[role] for role in ("test", "replay_test")}
-    content = measure_errors(checkpoint, tests, work, e0s=given).read_text(encoding="utf-8")
-    return json.loads(content)["errors"]
+    tests = {role: files[role] for role in ("test", "replay_test")} | ({"e0s": given} if given else {})
+    return acceptance.figures(
+        {
+            check.kind: json.loads(
+                acceptance.measure(check, checkpoint, tests, work).read_text(encoding="utf-8")
+            )
+            for check in (Accuracy(), Retention())
+        }
+    )
 
 
 def rows(found: dict[str, list[Measured]], unchanged: Measured) -> list[str]:
@@ -221,7 +229,7 @@ def main() -> None:
         work = Path(folder)
         files = prepare(campaign, work)
         start = errors(files["foundation"], files, work, files["e0s"])
-        before = start["replay_test"]["forces"]["mae"]
+        before = start["retention.forces"]
         running = []
         for seed in range(args.seeds):
             for strategy in chosen:

@@ -50,7 +50,12 @@ Labels = Annotated[
 ]
 LevelOfTheory = Annotated[str | None, typer.Option(help="The level of theory of --labels, as MP2/cc-pVTZ.")]
 Foundation = Annotated[str | None, typer.Option(help="Start from this foundation model: a name or a path.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Replace a field of the campaign file; repeatable."),
+]
 Seed = Annotated[int | None, typer.Option(help="The seed of everything random.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Vouch for the model's file, as `temper trust` does.")]
 
 
 @app.command()
@@ -60,12 +65,12 @@ def run(
     level_of_theory: LevelOfTheory = None,
     foundation: Foundation = None,
     seed: Seed = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Vouch for the foundation's file, as `temper trust` does.")
-    ] = False,
+    set_: Set = None,
+    trust: Trust = False,
 ) -> None:
     """Run a campaign. What an earlier run has finished is not computed again."""
     overrides = _given(labels=labels, level_of_theory=level_of_theory, foundation=foundation, seed=seed)
+    overrides |= _fields(set_)
     _check(campaign, overrides, trust=trust)
     url = ensure_server(out.print)
     out.print(f"Watch it at {url.removesuffix('/api')}/runs")
@@ -77,6 +82,8 @@ def run(
     for reason in outcome["verdict"]["reasons"]:
         out.print(f"  {escape(reason)}")
     out.print(f"Report: {escape(outcome['report'])}")
+    for refused in outcome["verdict"]["refused"]:
+        out.print(f"To promote it all the same: temper promote {refused[:12]} --by NAME --reason '…'")
 
 
 @app.command()
@@ -85,9 +92,11 @@ def check(
     labels: Labels = None,
     level_of_theory: LevelOfTheory = None,
     foundation: Foundation = None,
+    set_: Set = None,
 ) -> None:
     """Check a campaign file, its labels and its foundation; nothing is started."""
-    _check(campaign, _given(labels=labels, level_of_theory=level_of_theory, foundation=foundation))
+    overrides = _given(labels=labels, level_of_theory=level_of_theory, foundation=foundation)
+    _check(campaign, overrides | _fields(set_))
     out.print(f"{escape(campaign)}: ready to run")
 
 
@@ -107,6 +116,51 @@ def trust(
     given = vouch(file, "model-file", reason)
     out.print(f"Trusted by {given.by}: {escape(str(file))}, sha256 {given.artifact.id}.")
     out.print(f"To take it back: temper retract {given.artifact.id[:12]} --reason '…'")
+
+
+@app.command()
+def validate(
+    model: Annotated[str, typer.Argument(help="A .model, a Temper checkpoint, or a foundation's name.")],
+    against: Annotated[
+        str, typer.Option(help="A campaign, by name or path: its data, checks and gate.")
+    ] = "nacl",
+    head: Annotated[str | None, typer.Option(help="Which head, where the model has several.")] = None,
+    labels: Labels = None,
+    level_of_theory: LevelOfTheory = None,
+    set_: Set = None,
+    trust: Trust = False,
+) -> None:
+    """Measure any model as a campaign's champion is measured; exit code 1 where it does not pass the gate."""
+    overrides = _given(labels=labels, level_of_theory=level_of_theory) | _fields(set_)
+    _check(against, overrides, trust=trust)
+    file = Path(model)
+    model = str(file.absolute()) if file.exists() else model
+    _check(against, {**overrides, "foundation": model}, trust=trust)
+    url = ensure_server(out.print)
+    out.print(f"Watch it at {url.removesuffix('/api')}/runs")
+    from flows.validate import validate
+
+    outcome = validate(model, against, head=head or "", **overrides)
+    out.print(_verdicts(outcome["verdicts"]))
+    out.print(f"\n{escape(outcome['summary'])}")
+    for reason in outcome["reasons"]:
+        out.print(f"  {escape(reason)}")
+    out.print(f"Report: {escape(outcome['report'])}")
+    if not outcome["passed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def promote(
+    acceptance: Annotated[str, typer.Argument(help="An acceptance that did not pass, by hash or alias.")],
+    by: Annotated[str, typer.Option(help="Who decides.")],
+    reason: Annotated[str, typer.Option(help="Why it may be used in spite of its verdicts.")],
+) -> None:
+    """Promote what a gate refused, on somebody's word; name and reason stay on record."""
+    from tasks.promotion import override
+
+    made = override(acceptance, by, reason)
+    out.print(f"Promoted on the word of {escape(by)}; the acceptance that says so is {made[:12]}.")
 
 
 @app.command()
@@ -145,7 +199,7 @@ def _check(campaign: str, overrides: Mapping[str, Any], *, trust: bool = False) 
     """Examine every input of a campaign, before anything is started; `trust` vouches for its foundation."""
     from db.trust import trust as vouch
     from db.trust import trusted
-    from models.campaign import load_campaign
+    from models.campaign_files import load_campaign
     from models.foundation import Untrusted, admit, fetch
 
     name = load_campaign(campaign, **overrides).foundation.name
@@ -157,6 +211,22 @@ def _check(campaign: str, overrides: Mapping[str, Any], *, trust: bool = False) 
         vouch(fetch(name), "model-file", "said --trust to temper run")
 
 
+def _fields(assignments: list[str] | None) -> dict[str, Any]:
+    """Assignments FIELD=VALUE, the value as in YAML, as the option `fields` of flows."""
+    import yaml
+
+    fields = {}
+    for assignment in assignments or ():
+        name, equals, value = assignment.partition("=")
+        if not (name and equals):
+            raise typer.BadParameter(f"{assignment!r}: give FIELD=VALUE, as split.by=trajectory")
+        try:
+            fields[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise typer.BadParameter(f"{assignment!r}: the value is not valid YAML ({error})") from error
+    return {"fields": fields} if fields else {}
+
+
 def _given(**overrides: Any) -> dict[str, Any]:
     """The options that were given; the flow's form takes paths as text."""
     return {
@@ -164,6 +234,18 @@ def _given(**overrides: Any) -> dict[str, Any]:
         for name, value in overrides.items()
         if value is not None
     }
+
+
+def _verdicts(verdicts: Sequence[Mapping[str, Any]]) -> Table:
+    """What a gate said, a line each."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("", "check", "value", "asked for"):
+        table.add_column(name, overflow="fold")
+    for v in verdicts:
+        value = "–" if v["value"] is None else f"{v['value']:.3g} {v['unit']}"
+        asked = f"{'≥' if v['at_least'] else '≤'} {v['threshold']:g} {v['unit']}"
+        table.add_row("✓" if v["passed"] else "✗", escape(v["check"]), value, asked)
+    return table
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -9,19 +9,19 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from db.settings import settings
+from flows.acceptance import PARALLEL, Ground, accept, chosen, examine
 from models import devices
-from models.campaign import load_campaign
+from models.campaign_files import load_campaign
 from models.strategies import TARGET_HEAD
+from models.validation.gate import Other
 from tasks.children import interruptible
-from tasks.datasets import ingest_labels, pseudolabel_replay, record_reference
+from tasks.datasets import ingest_labels, pseudolabel_replay, record_evidence
 from tasks.foundation import resolve_foundation
-from tasks.promotion import admit, judge, promote
+from tasks.promotion import admit, promote
 from tasks.reporting import conclude, report, summarise
 from tasks.structures import record_structures
 from tasks.training import distil, fine_tune, label_for_student, refit_e0s
-from tasks.validation import measure_errors, measure_speed, rank, simulate
-
-PARALLEL = 2  # children that compute at once, one thread each
+from tasks.validation import rank, simulate
 
 
 def run_name() -> str:
@@ -60,6 +60,11 @@ def finetune(
         description="The seed of everything random; none: those of the campaign",
         json_schema_extra={"title": "Seed"},
     ),
+    fields: dict[str, Any] = Field(
+        {},
+        description="Other fields of the campaign file by their dotted names, as split.by",
+        json_schema_extra={"title": "Other fields"},
+    ),
 ) -> dict[str, Any]:
     """Fine-tune, validate, distil and promote; what was computed before is not computed again."""
     devices.find(settings().device)  # before anything is started
@@ -69,16 +74,16 @@ def finetune(
         level_of_theory=level_of_theory or None,
         foundation=foundation or None,
         seed=seed,
+        fields=fields,
     )
 
     start = resolve_foundation(plan.foundation)
     data = ingest_labels(plan)
     replay = pseudolabel_replay(plan.replay, start)
     further = {head: ingest_labels(plan, head) for head in plan.further}
-    comparable = plan.comparable_reference
-    starts = data["test"] if comparable is None else record_reference(comparable)
-    parts = [data, replay, *further.values()]
-    admit(plan, [start, starts, *(id_ for part in parts for id_ in part.values())])
+    evidence = record_evidence(plan)
+    parts = [data, replay, evidence, *further.values()]
+    admit(plan, [start, *(id_ for part in parts for id_ in part.values())])
     record_structures(plan, {TARGET_HEAD: data, **further}, replay, start)
 
     e0s = refit_e0s(plan, start, data)
@@ -93,51 +98,39 @@ def finetune(
             running[candidate.name] = fine_tune.submit(plan, candidate, lessons | given)
         candidates = {name: future.result() for name, future in running.items()}
 
-    tests = {"test": data["test"], "replay_test": replay["replay_test"]}
-    errors = {"foundation": measure_errors("foundation", start, tests, e0s=e0s)}
-    for name, made in candidates.items():
-        errors[name] = measure_errors(name, made["checkpoint"], tests)
-    winner = rank({name: made["history"] for name, made in candidates.items()})
-    champion = candidates[winner]["checkpoint"]
+    files = {"test": data["test"], "replay_test": replay["replay_test"], **evidence}
+    grounds: dict[Other, Ground] = {"foundation": (start, {**files, "e0s": e0s})}
+    with interruptible():
+        compared = chosen(plan, ("accuracy", "retention"))
+        examined = {"foundation": examine("foundation", plan.simulation, compared, *grounds["foundation"])}
+        for name, made in candidates.items():
+            examined[name] = examine(name, plan.simulation, compared, made["checkpoint"], files)
+        found = {name: examination.findings() for name, examination in examined.items()}
+        winner = rank({name: made["history"] for name, made in candidates.items()})
+        champion = candidates[winner]["checkpoint"]
 
-    pinned = {"foundation_errors": errors["foundation"], "test": data["test"], "starts_from": starts}
-    dynamics = simulate("champion", plan, champion, starts)
-    champion_acceptance = judge(
-        plan,
-        "champion",
-        {**pinned, "checkpoint": champion, "errors": errors[winner], "dynamics": dynamics["dynamics"]},
-    )
+        # The champion's checks go on while its student is taught.
+        examination = examine("champion", plan.simulation, plan.checks, champion, files, beside=True)
+        met = [examination.trajectories]
+        for number in range(plan.student.rounds + 1):
+            lesson = label_for_student(plan, champion, data["train"], met)
+            taught = {"train": data["train"], "valid": data["valid"], "teacher_labels": lesson}
+            last = number == plan.student.rounds
+            student = distil(plan, {"teacher": champion, **taught}, last=last)
+            if not last:
+                name = f"student of round {number}"
+                met.append(simulate(name, plan.simulation, student["checkpoint"], data["train"]))
 
-    met = [dynamics["trajectories"]]
-    for number in range(plan.student.rounds + 1):
-        lesson = label_for_student(plan, champion, data["train"], met)
-        taught = {"train": data["train"], "valid": data["valid"], "teacher_labels": lesson}
-        last = number == plan.student.rounds
-        student = distil(plan, {"teacher": champion, **taught}, last=last)
-        if not last:
-            name = f"student of round {number}"
-            explored = simulate(name, plan, student["checkpoint"], data["train"], explore=True)
-            met.append(explored["trajectories"])
-    errors["student"] = measure_errors(
-        "student", student["checkpoint"], {"test": data["test"]}, teacher=champion
-    )
-    student_dynamics = simulate("student", plan, student["checkpoint"], starts)
-    speed = measure_speed(champion, student["checkpoint"], starts, plan.simulation.replicas)
-    engine_acceptance = judge(
-        plan,
-        "engine",
-        {
-            **pinned,
-            "checkpoint": student["checkpoint"],
-            "errors": errors["student"],
-            "dynamics": student_dynamics["dynamics"],
-            "speed": speed,
-        },
-    )
+        champion_acceptance = accept(plan, "champion", champion, files, examination, grounds)
+        engine, taught_files = student["checkpoint"], {**files, "teacher": champion}
+        examination = examine("engine", plan.simulation, plan.checks, engine, taught_files)
+        grounds["teacher"] = (champion, files)
+        engine_acceptance = accept(plan, "engine", engine, taught_files, examination, grounds)
+        found["student"] = examination.findings()
 
     # The engine is a champion's student: without an accepted champion there is no engine.
-    promoted = {"champion": promote(plan, "champion", champion_acceptance)}
-    promoted["engine"] = promoted["champion"] and promote(plan, "engine", engine_acceptance)
+    promoted = {"champion": promote("champion", champion_acceptance)}
+    promoted["engine"] = promoted["champion"] and promote("engine", engine_acceptance)
     acceptances = {"champion": champion_acceptance, "engine": engine_acceptance}
     verdict = conclude(plan, winner, acceptances, promoted)
     outcome = {
@@ -146,12 +139,9 @@ def finetune(
         "e0s": e0s,
         "foundation": start,
         "candidates": {name: dict(made) for name, made in candidates.items()},
-        "errors": errors,
+        "findings": found,
         "winner": winner,
         "student": dict(student),
-        "dynamics": {"champion": dict(dynamics), "student": dict(student_dynamics)},
-        "starts_from": starts,
-        "speed": speed,
         "acceptance": acceptances,
         "promoted": promoted,
         "verdict": verdict,

@@ -24,10 +24,11 @@ def fused(network: Network) -> Network:
 
     Known are convolutions of scalar node features (every first layer, and every layer of a network without
     equivariant hidden features), skip products with one-hot elements, and contractions of correlation 2 to
-    scalars. Others stay as they are, and so do networks compiled with TorchScript or on a GPU, for which none
-    of this was measured.
+    scalars. Others stay as they are, and so do networks compiled with TorchScript, networks that are no MACE,
+    and those on a GPU, for which none of this was measured.
     """
-    if isinstance(network, torch.jit.ScriptModule) or next(network.parameters()).device.type != "cpu":
+    known = hasattr(network, "interactions") and not isinstance(network, torch.jit.ScriptModule)
+    if not known or next(network.parameters()).device.type != "cpu":
         return network
     fast = _shallow(network)
     fast.interactions = torch.nn.ModuleList([_fused_interaction(block) for block in network.interactions])

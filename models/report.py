@@ -1,93 +1,63 @@
-"""The report of a campaign: one HTML file that needs nothing else and always has the same bytes."""
+"""The report of a campaign or of one model: an HTML file that needs nothing else, always the same bytes."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ase.data import chemical_symbols
+from ase.data import chemical_symbols, covalent_radii
+from ase.data.colors import jmol_colors
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import TypeAdapter
 
 from models import figures
-from models.dynamics.speed import SpeedComparison
 from models.e0s import E0Fit
-from models.validation.bonds import Bonds
-from models.validation.conservation import Conservation
-from models.validation.errors import Errors, Parity
-from models.validation.rdf import RdfComparison
-from models.validation.stability import Stability
+from models.report_checks import Acceptance, Section, sections
+from models.validation.base import Line, Plot
 
+_HERE = Path(__file__).parent
 _TEMPLATE = "report.html.j2"
 _THIN_SPACE = "\u202f"
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Whether the campaign promoted its champion: one sentence, then the reasons."""
+class Promotion:
+    """Whether the campaign promoted its champion, in one sentence."""
 
     promoted: bool
     summary: str
-    reasons: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One line of the ranking. Errors are MAEs on test structures: meV/Å and meV/atom.
+    """One line of the ranking. Errors are MAEs on test structures: meV/Å and meV/atom; None: not measured.
 
     `replay_forces` is the force MAE against the foundation's own labels on the replay structures, which
-    tells what has been forgotten; `replay_left_out` of them have elements that it gave up. `role` marks the
-    baseline and the winner.
+    tells what has been forgotten. `role` marks the baseline, the winner, and the student that learnt from it.
     """
 
     name: str
-    role: Literal["foundation", "candidate", "champion"]
-    forces: float
+    role: Literal["foundation", "candidate", "champion", "student"]
+    forces: float | None
     forces_interval: tuple[float, float] | None = None
     energy: float | None = None
     replay_forces: float | None = None
-    replay_left_out: int = 0
     trainable_parameters: int | None = None
     seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
-    """One gate: `value` must be at most (or at least) `threshold`."""
-
-    subject: str
-    name: str
-    value: float | None
-    threshold: float
-    sense: Literal["at most", "at least"]
-    unit: str
-    passed: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class LearningCurve:
-    """Training loss and force MAE on the validation set (meV/Å) by epoch; `kept` is the epoch chosen."""
+    """Training loss and force MAE on the validation set (meV/Å) by epoch."""
 
     name: str
     epoch: Sequence[int]
     loss: Sequence[float]
     forces: Sequence[float]
-    kept: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Student:
-    """The distilled engine: in `speeds` a is the teacher. Errors against the labels and the teacher."""
-
-    name: str
-    teacher: str
-    parameters: int
-    teacher_parameters: int
-    speeds: Sequence[SpeedComparison]
-    against_reference: Errors | None
-    against_teacher: Errors | None
-    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,114 +73,126 @@ class Dataset:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportData:
-    """Everything a report shows. A section that is None is left out with a line that says so.
+class CampaignPart:
+    """What a campaign has beside the acceptances of its models. A section that is None is left out."""
 
-    `errors`, `parity`, `rdfs`, `stability`, `bonds` and `conservation` are by the name of the model, and so
-    are `conservation_failures`, why there is none. The RDFs share one reference.
+    verdict: Promotion
+    candidates: Sequence[Candidate] = ()
+    learning_curves: Sequence[LearningCurve] | None = None
+    e0s: E0Fit | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """Everything a report shows. A section without data is left out.
+
+    Attributes:
+        title: the name of the campaign, or of the model.
+        description: one line.
+        acceptances: of all models, the most important one first; those without verdicts for comparison.
+        campaign: None where one model was validated without a campaign.
+        licences: every licence of anything that the models were made from.
+        bibtex: the citations of all that, as one BibTeX file.
     """
 
-    campaign: str
-    description: str
-    verdict: Verdict
-    candidates: Sequence[Candidate]
-    checks: Sequence[Check] | None = None
-    learning_curves: Sequence[LearningCurve] | None = None
-    errors: Mapping[str, Errors] | None = None
-    parity: Mapping[str, Parity] | None = None
-    rdfs: Mapping[str, RdfComparison] | None = None
-    stability: Mapping[str, Stability] | None = None
-    bonds: Mapping[str, Bonds] | None = None
-    conservation: Mapping[str, Conservation] | None = None
-    conservation_failures: Mapping[str, str] = field(default_factory=dict)
-    student: Student | None = None
-    e0s: E0Fit | None = None
+    title: str
+    description: str = ""
+    acceptances: Sequence[Acceptance] = ()
+    campaign: CampaignPart | None = None
     datasets: Sequence[Dataset] | None = None
     provenance: str | None = None
     software: Mapping[str, str] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
+    licences: Sequence[str] = ()
+    bibtex: str = ""
     notes: Sequence[str] = ()
 
 
 def from_json(data: Any) -> ReportData:
-    """The data of a report from what `dataclasses.asdict` and JSON made of it."""
-    return TypeAdapter(ReportData).validate_python(data)
+    """The data of a report from what `to_json` or `dataclasses.asdict` made of it.
+
+    JSON has no NaN: a null in a list of numbers is read as one.
+    """
+    return TypeAdapter(ReportData).validate_python(_with_nan(data))
+
+
+def to_json(data: ReportData) -> str:
+    """Everything in a report as JSON, so that a script can read figures and verdicts; NaN becomes null."""
+    return json.dumps(_without_nan(asdict(data)), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def render(data: ReportData) -> str:
-    """The report as HTML: styles and figures (SVG) inside, no script, no link, no date."""
+    """The report as HTML: styles, figures (SVG) and the viewer of structures inside, no link out, no date."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters |= {
-        "number": _number,
-        "plain": _plain,
+        "number": number,
         "percent": _percent,
         "count": _count,
         "duration": _duration,
+        "plain": _plain,
+        "value": _value,
+        "svg": Markup,
     }
-    foundation = next((c for c in data.candidates if c.role == "foundation"), None)
-    champion = next((c for c in data.candidates if c.role == "champion"), None)
+    colours = _colours(data)
+    checks = sections(data.acceptances, colours)
+    candidates = data.campaign.candidates if data.campaign else ()
     return environment.get_template(_TEMPLATE).render(
         data=data,
-        foundation=foundation,
-        champion=champion,
+        campaign=data.campaign,
+        judged=[a for a in data.acceptances if a.passed is not None],
+        sections=checks,
+        foundation=next((c for c in candidates if c.role == "foundation"), None),
+        champion=next((c for c in candidates if c.role == "champion"), None),
+        learning=_learning(data, colours),
         symbols=chemical_symbols,
         style=Markup(figures.colours_css()),
-        drawn={name: Markup(svg) for name, svg in _figures(data).items()},
+        viewer=Markup((_HERE / "viewer.js").read_text(encoding="utf-8")),
+        elements=_elements(checks),
     )
 
 
-def _figures(data: ReportData) -> dict[str, str]:
-    baseline = next((c for c in data.candidates if c.role == "foundation"), None)
-    # The champion first: it has the same colour in every report.
-    names = [c.name for c in sorted(data.candidates, key=lambda c: c.role != "champion")]
-    names += [c.name for c in data.learning_curves or ()]
-    for section in (data.errors, data.parity, data.rdfs):
-        names += section or {}
-    colours = figures.palette(names, baseline.name if baseline else None)
-    drawn = {}
-    if data.learning_curves:
-        curves = {c.name: (c.epoch, c.loss, c.forces, c.kept) for c in data.learning_curves}
-        drawn["learning"] = figures.learning(curves, baseline.forces if baseline else None, colours)
-    if data.parity:
-        drawn["parity"] = figures.parity(data.parity, colours)
-    if data.errors:
-        by_element = {
-            name: {symbol: metric.mae for symbol, metric in errors.forces_by_element.items()}
-            for name, errors in data.errors.items()
-        }
-        drawn["elements"] = figures.by_element(by_element, colours)
-    if data.rdfs:
-        drawn["rdfs"] = figures.rdfs(data.rdfs, colours)
-    return drawn
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    """`digits` significant ones, trailing zeros kept so that columns align; "–" for None."""
-    if value is None:
+def number(value: float | None, digits: int = 3) -> str:
+    """`digits` significant ones, trailing zeros kept so that columns align; "–" for what is no number."""
+    if value is None or not math.isfinite(value):
         return "–"
+    if value == 0:
+        return "0"
     text = f"{value:#.{digits}g}".rstrip(".")
-    if "e+" in text:
+    mantissa, _, exponent = text.partition("e")
+    if exponent and 0 < int(exponent) < 7:
         text = f"{value:,.0f}".replace(",", _THIN_SPACE)
-    return "0" if value == 0 else text.replace("-", "−")
+    elif exponent:
+        text = f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+    return text.replace("-", "−")
 
 
-def _plain(value: float) -> str:
-    """A setting as it was set."""
-    return f"{value:g}".replace("-", "−")
+def _value(item: str | float | None, exact: bool) -> str:
+    """What stands in a table: words as they are, numbers as they were set or with four digits."""
+    if isinstance(item, str):
+        return item
+    if not exact or item is None or not math.isfinite(item):
+        return number(item, 4)
+    return _count(round(item)) if math.isclose(item, round(item)) and abs(item) < 1e9 else _plain(item)
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %".replace("-", "−")
+def _plain(limit: float) -> str:
+    """A limit as it was set."""
+    return f"{limit:g}".replace("-", "−")
 
 
-def _count(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}".replace(",", _THIN_SPACE)
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %".replace("-", "−")
+
+
+def _count(n: int | None) -> str:
+    return "–" if n is None else f"{n:,}".replace(",", _THIN_SPACE).replace("-", "−")
 
 
 def _duration(seconds: float | None) -> str:
@@ -219,3 +201,63 @@ def _duration(seconds: float | None) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _colours(data: ReportData) -> dict[str, str]:
+    """By name of model. An acceptance has the colour of the candidate whose checkpoint it is of."""
+    candidates = data.campaign.candidates if data.campaign else ()
+    curves = (data.campaign.learning_curves if data.campaign else None) or ()
+    by_role = {c.role: c.name for c in candidates if c.role != "candidate"}
+    same = {"champion": by_role.get("champion"), "engine": by_role.get("student")}
+    known = {a.name: same.get(a.name) or a.name for a in data.acceptances}
+    compared = [a.name for a in data.acceptances if a.passed is None]
+    names = [*known.values(), *(c.name for c in candidates), *(c.name for c in curves)]
+    colours = figures.palette(names, by_role.get("foundation", next(iter(compared), None)))
+    return colours | {name: colours[other] for name, other in known.items()}
+
+
+def _learning(data: ReportData, colours: Mapping[str, str]) -> figures.Grid | None:
+    if data.campaign is None or not data.campaign.learning_curves:
+        return None
+    panels: dict[str, dict[str, Plot]] = {"Training loss": {}, "Validation force error": {}}
+    for curve in data.campaign.learning_curves:
+        first = 1 if curve.epoch[0] == 0 else 0  # before training there is no loss
+        for (title, panel), label, line in zip(
+            panels.items(),
+            ("loss", "MAE, meV/Å"),
+            (Line(x=curve.epoch[first:], y=curve.loss[first:]), Line(x=curve.epoch, y=curve.forces)),
+            strict=True,
+        ):
+            panel[curve.name] = Plot(title=title, x_label="epoch", y_label=label, lines=[line], log="y")
+    return figures.grid(panels, colours)
+
+
+def _elements(checks: Sequence[Section]) -> dict[int, tuple[str, str, float]]:
+    """Symbol, colour and covalent radius (Å) of every element that is shown."""
+    numbers = {z for section in checks for card in section.cards for z in card.atoms["numbers"]}
+    return {
+        z: (
+            chemical_symbols[z],
+            "#" + "".join(f"{round(255 * part):02x}" for part in jmol_colors[z]),
+            round(float(covalent_radii[z]), 2),
+        )
+        for z in sorted(numbers)
+    }
+
+
+def _without_nan(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: _without_nan(item) for key, item in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_nan(item) for item in data]
+    return data
+
+
+def _with_nan(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _with_nan(item) for key, item in data.items()}
+    if isinstance(data, list | tuple):
+        return [math.nan if item is None else _with_nan(item) for item in data]
+    return data

@@ -9,7 +9,7 @@ from db import artifacts
 from db.errors import ConflictingMetadata
 from db.steps import Output
 from models import datasets, pseudolabels
-from models.campaign import Campaign, Labels, ReferenceTrajectories, Replay
+from models.campaign import Campaign, Labels, Replay
 from models.datasets import PARTS, Keys, Part, Splitting, Units
 from models.strategies import TARGET_HEAD
 from tasks.children import in_child
@@ -106,11 +106,15 @@ def _pseudolabel(recipe: Recipe, work: Path) -> dict[str, Output]:
 PSEUDOLABEL_REPLAY = Kind(name="pseudolabel_replay", version=2, compute=_pseudolabel)
 
 
-@task(name="record reference", task_run_name="record-reference")
-def record_reference(reference: ReferenceTrajectories) -> str:
-    """The id of the reference trajectories."""
-    said = reference.model_dump(include={"level_of_theory", "temperature", "licence"})
-    return artifacts.import_file(reference.path, "trajectories", reference.path.name, said).id
+@task(name="record evidence", task_run_name="record-evidence")
+def record_evidence(campaign: Campaign) -> Mapping[str, str]:
+    """Ids by role of what the checks compare with: reference trajectories, minima, paths, crystals."""
+    found = {}
+    for role, section in campaign.comparable.items():
+        said = section.model_dump(exclude={"path"})
+        kind = "trajectories" if role == "reference" else "dataset"
+        found[role] = artifacts.import_file(section.path, kind, section.path.name, said).id
+    return found
 
 
 def prefix(campaign: Campaign, head: str) -> str:

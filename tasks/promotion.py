@@ -4,48 +4,123 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 
 from db import aliases, artifacts, licences
-from db.errors import Retracted
+from db.errors import ProvenanceError, Retracted, UnknownArtifact
 from db.retractions import tainted
 from db.steps import Output
 from models.campaign import Campaign
-from models.validation import acceptance
+from models.validation import CHECKS, acceptance, gate
+from models.validation.gate import Other, PromotedAs
 from tasks.records import read, recorded
 
 
-@task(name="judge", task_run_name="judge-{role}")
-def judge(campaign: Campaign, role: str, inputs: Mapping[str, str]) -> str:
-    """The id of the acceptance of `champion` or `engine`.
+class NotOverridable(ProvenanceError):
+    """A gate that cannot be overridden this way; the message says what to do."""
 
-    `inputs` by role: checkpoint, errors, dynamics, foundation_errors, the pinned test and
-    starts_from, and for the engine its speed.
+
+@task(name="judge", task_run_name="judge-{role}")
+def judge(
+    campaign: Campaign,
+    role: PromotedAs,
+    checkpoint: str,
+    files: Mapping[str, str],
+    findings: Mapping[str, str],
+    others: Mapping[Other, Mapping[str, str] | None],
+) -> str:
+    """The id of the acceptance of a checkpoint as `role`: the verdicts of the gate, and all they rest on.
+
+    `files` by role are what it was measured on; `findings` by kind of check; `others` are the findings of
+    the models that it is compared with, None where there is no such model yet.
     """
+    inputs = {"checkpoint": checkpoint, **files, **_prefixed("finding", findings)}
+    for other, theirs in others.items():
+        inputs |= _prefixed(other, theirs or {})
+    left_out = {
+        check.kind: why
+        for check in campaign.checks
+        if (why := acceptance.lacking(check, (*files, "trajectories"))) and "teacher" not in check.needs
+    }
+    compared = {other: theirs is not None for other, theirs in others.items()}
 
     def compute(work: Path) -> dict[str, Output]:
-        measured = {name: read(inputs[name]) for name in ("foundation_errors", "errors", "dynamics")}
-        if role == "engine":
-            verdicts = acceptance.judge_student(campaign.gate, **measured, speed=read(inputs["speed"]))
-        else:
-            verdicts = acceptance.judge_specialist(campaign.gate, **measured)
+        measured = {kind: read(id_) for kind, id_ in findings.items()}
+        verdicts = gate.judge(
+            campaign.gate,
+            role,
+            measured,
+            {
+                other: None if theirs is None else {kind: read(id_) for kind, id_ in theirs.items()}
+                for other, theirs in others.items()
+            },
+            {kind: check.quantities for kind, check in CHECKS.items()},
+        )
         content = {
+            "campaign": campaign.name,
             "role": role,
-            "checkpoint": inputs["checkpoint"],
-            "inputs": dict(inputs),
+            "checkpoint": checkpoint,
+            "files": dict(files),
+            "findings": dict(findings),
+            "compared": {other: theirs and dict(theirs) for other, theirs in others.items()},
             "simulation": campaign.simulation.model_dump(),
-            "compare_rdf": campaign.comparable_reference is not None,
-            "measured": acceptance.headline(measured["errors"], measured["dynamics"]),
-            "verdicts": [{**asdict(v), "passed": v.passed} for v in verdicts],
-            "passed": all(v.passed for v in verdicts),
+            "checks": [check.model_dump(mode="json") for check in campaign.checks if check.kind in findings],
+            "left_out": left_out,
+            "figures": acceptance.figures(measured),
+            "verdicts": [asdict(verdict) for verdict in verdicts],
+            "passed": all(verdict.passed for verdict in verdicts),
+            "override": None,
+            "forbidden_licences": list(campaign.forbidden_licences),
         }
-        path = work / "acceptance.json"
-        path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
-        return {"acceptance": Output(path=path, kind="acceptance", name=f"{campaign.name}-{role}-acceptance")}
+        return _acceptance(content, work)
 
-    parameters = {"role": role, "gate": campaign.gate.model_dump()}
-    return recorded("judge", 3, parameters, inputs, compute)["acceptance"]
+    parameters = {
+        "campaign": campaign.name,
+        "role": role,
+        "gate": [threshold.model_dump() for threshold in campaign.gate],
+        "checks": [check.model_dump(mode="json") for check in campaign.checks],
+        "simulation": campaign.simulation.model_dump(),
+        "forbidden_licences": list(campaign.forbidden_licences),
+        "compared": compared,
+    }
+    return recorded("judge", 4, parameters, inputs, compute)["acceptance"]
+
+
+def _prefixed(prefix: str, ids: Mapping[str, str]) -> dict[str, str]:
+    return {f"{prefix}.{name}": id_ for name, id_ in ids.items()}
+
+
+def _acceptance(content: Mapping[str, Any], work: Path) -> dict[str, Output]:
+    path = work / "acceptance.json"
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+    name = f"{content['campaign']}-{content['role']}-acceptance"
+    return {"acceptance": Output(path=path, kind="acceptance", name=name)}
+
+
+def override(acceptance_id: str, by: str, reason: str) -> str:
+    """Promote what a gate refused, on somebody's word; the id of the acceptance that says so.
+
+    Raises NotOverridable where it is no acceptance, where the gate was passed anyway, and without a name
+    and a reason; and as `promote` does.
+    """
+    found = artifacts.find(acceptance_id)
+    if found.kind != "acceptance":
+        raise NotOverridable(f"{artifacts.titled(found)} is no acceptance; give one that a report names")
+    if not (by.strip() and reason.strip()):
+        raise NotOverridable("say who overrides the gate, and why: --by NAME --reason '…'")
+    content = read(found.id)
+    if content["passed"]:
+        raise NotOverridable(f"{artifacts.titled(found)} passed its gate; there is nothing to override")
+
+    def compute(work: Path) -> dict[str, Output]:
+        return _acceptance({**content, "override": {"by": by, "reason": reason}}, work)
+
+    said = {"by": by, "reason": reason}
+    made = recorded("override", 1, said, {"acceptance": found.id}, compute)["acceptance"]
+    _promote(read(made), made, f"{by} overrides the gate: {reason}")
+    return made
 
 
 @task(name="admit inputs", task_run_name="admit-inputs")
@@ -64,8 +139,16 @@ def admit(campaign: Campaign, ids: Iterable[str]) -> None:
             )
 
 
+def promoted(campaign: Campaign, role: PromotedAs) -> str | None:
+    """The id of the checkpoint that `<campaign>@<role>` stands for; None where there is none."""
+    try:
+        return aliases.resolve(f"{campaign.name}@{role}").id
+    except UnknownArtifact:
+        return None
+
+
 @task(name="promote", task_run_name="promote-{role}")
-def promote(campaign: Campaign, role: str, acceptance_id: str) -> bool:
+def promote(role: PromotedAs, acceptance_id: str) -> bool:
     """Let `<campaign>@<role>` stand for the accepted checkpoint; False where the gate did not hold.
 
     Raises ForbiddenLicence where its terms are not those that the campaign allows.
@@ -73,9 +156,16 @@ def promote(campaign: Campaign, role: str, acceptance_id: str) -> bool:
     accepted = read(acceptance_id)
     if not accepted["passed"]:
         return False
-    licences.check(accepted["checkpoint"], campaign.forbidden_licences)
-    reason = "; ".join(f"{v['check']} {v['value']:.3g} {v['unit']}" for v in accepted["verdicts"])
-    # The acceptance rests on all that was measured: where it cannot be promoted, nothing is.
-    aliases.promote(f"{campaign.name}@{role}-acceptance", acceptance_id, reason=f"acceptance of {role}")
-    aliases.promote(f"{campaign.name}@{role}", accepted["checkpoint"], reason=reason)
+    held = [
+        f"{v['check']} {v['value']:.3g} {v['unit']}" for v in accepted["verdicts"] if v["value"] is not None
+    ]
+    _promote(accepted, acceptance_id, "; ".join(held) or f"acceptance of {role}")
     return True
+
+
+def _promote(accepted: Mapping[str, Any], acceptance_id: str, reason: str) -> None:
+    licences.check(accepted["checkpoint"], accepted["forbidden_licences"])
+    name = f"{accepted['campaign']}@{accepted['role']}"
+    # The acceptance rests on all that was measured: where it cannot be promoted, nothing is.
+    aliases.promote(f"{name}-acceptance", acceptance_id, reason=f"acceptance of {accepted['role']}")
+    aliases.promote(name, accepted["checkpoint"], reason=reason)

@@ -1,20 +1,17 @@
 """Check what is promoted: its bytes, whether it is retracted, and its acceptance on the pinned inputs."""
 
-from pathlib import Path
+from collections.abc import Mapping
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
-from prefect.runtime import flow_run
 
 from db import aliases, retractions
 from db.errors import UnknownArtifact
-from db.steps import Output
 from db.verification import verify
-from models.validation import acceptance
+from models.validation import AnyCheck, acceptance
 from models.validation.acceptance import Simulation
-from tasks.children import in_child
 from tasks.display import display
-from tasks.records import paths, read, recorded
+from tasks.records import read
 
 
 @task(name="find acceptance", task_run_name="acceptance-{name}")
@@ -32,42 +29,42 @@ def verify_bytes(name: str, acceptance_id: str) -> list[str]:
     damaged = verify([acceptance_id])
     if damaged:
         return [problem.detail for problem in damaged]
-    inputs = read(acceptance_id)["inputs"]
+    content = read(acceptance_id)
+    accepted_checkpoint = content["checkpoint"]
+    inputs = {accepted_checkpoint, *content["files"].values(), *content["findings"].values()}
     promoted = aliases.resolve(name).id
-    found = [problem.detail for problem in verify({promoted, *inputs.values()})]
-    behind = (retractions.tainted(id_) for id_ in (promoted, acceptance_id, *inputs.values()))
+    found = [problem.detail for problem in verify({promoted, *inputs})]
+    behind = (retractions.tainted(id_) for id_ in (promoted, acceptance_id, *sorted(inputs)))
     found += dict.fromkeys(f"rests on {retraction}" for retraction in behind if retraction is not None)
-    if promoted != inputs["checkpoint"]:
-        found.append(f"stands for {promoted[:12]}, but {inputs['checkpoint'][:12]} is what was accepted")
+    if promoted != accepted_checkpoint:
+        found.append(f"stands for {promoted[:12]}, but {accepted_checkpoint[:12]} is what was accepted")
     return found
 
 
-@task(name="remeasure", task_run_name="remeasure-{name}")
-def remeasure(name: str, acceptance_id: str, tolerance: float) -> list[str]:
-    """What differs when a checkpoint is measured again on the inputs of its acceptance.
+def pinned(acceptance_id: str) -> tuple[str, dict[str, str], Simulation, list[AnyCheck]]:
+    """What an acceptance was measured on: checkpoint, files by role, dynamics, and what can be repeated."""
+    content = read(acceptance_id)
+    checks = [acceptance.check_from(check) for check in content["checks"]]
+    return (
+        content["checkpoint"],
+        content["files"],
+        Simulation.model_validate(content["simulation"]),
+        [check for check in checks if check.repeatable],
+    )
 
-    Every night is a step of its own: the measurement is never taken from the record.
-    """
-    before = read(acceptance_id)
-    inputs = {role: before["inputs"][role] for role in ("checkpoint", "test", "starts_from")}
 
-    def compute(work: Path) -> dict[str, Output]:
-        made = in_child(
-            acceptance.remeasure,
-            *paths(inputs).values(),
-            Simulation.model_validate(before["simulation"]),
-            work,
-            compare_rdf=before["compare_rdf"],
-        )
-        return {"measured": Output(path=made, kind="evaluation", name=f"{name}-revalidation")}
-
-    night = {"acceptance": acceptance_id, "flow_run": str(flow_run.id)}
-    measured = read(recorded("revalidate", 1, night, inputs, compute)["measured"])
-    accepted_with = before["measured"]  # which may be of before there were some of the checks
+@task(name="compare", task_run_name="compare-{name}")
+def compare(name: str, acceptance_id: str, findings: Mapping[str, str], tolerance: float) -> list[str]:
+    """What differs between an acceptance and what is found of the same checkpoint today."""
+    before = read(acceptance_id)["figures"]
+    now = acceptance.figures({kind: read(id_) for kind, id_ in findings.items()})
     display(
         create_table_artifact,
-        table=[{"": key, "accepted": accepted_with.get(key), "now": now} for key, now in measured.items()],
+        table=[
+            {"": acceptance.described(figure), "accepted": value, "now": now.get(figure)}
+            for figure, value in before.items()
+        ],
         key=f"revalidation-{name}".replace("@", "-").replace("_", "-"),
         description=f"{name}: what it was accepted with, and what is measured now",
     )
-    return acceptance.changes(accepted_with, measured, tolerance)
+    return acceptance.changes(before, now, tolerance)

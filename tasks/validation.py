@@ -1,98 +1,74 @@
-"""Errors, dynamics and speed of checkpoints."""
+"""The acceptance of checkpoints: their dynamics, and one step for every check."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from prefect import task
 
 from db import artifacts
 from db.steps import Output
-from models.campaign import Campaign
-from models.validation import acceptance
+from models.validation import AnyCheck, acceptance
 from models.validation.acceptance import Simulation
 from tasks.children import in_child
 from tasks.progress import progress, steps
 from tasks.records import Kind, Recipe, made, paths, read, recorded
 
 
-@task(name="measure errors", task_run_name="errors-{name}")
-def measure_errors(
-    name: str,
-    checkpoint: str,
-    datasets: Mapping[str, str],
-    *,
-    e0s: str | None = None,
-    teacher: str | None = None,
-) -> str:
-    """The id of a checkpoint's errors on `datasets` (see `models.validation.acceptance`)."""
-    more = {role: id_ for role, id_ in (("e0s", e0s), ("teacher", teacher)) if id_ is not None}
-
-    def compute(work: Path) -> dict[str, Output]:
-        path = in_child(
-            acceptance.measure_errors,
-            artifacts.path(checkpoint),
-            paths(datasets),
-            work,
-            e0s=artifacts.path(e0s) if e0s else None,
-            teacher=artifacts.path(teacher) if teacher else None,
-        )
-        return {"errors": Output(path=path, kind="evaluation", name=f"{name}-errors")}
-
-    inputs = {"checkpoint": checkpoint, **datasets, **more}
-    return recorded("measure_errors", 3, {}, inputs, compute)["errors"]
-
-
 @task(name="simulate", task_run_name="simulate-{name}")
 def simulate(
-    name: str, campaign: Campaign, checkpoint: str, starts_from: str, *, explore: bool = False
-) -> Mapping[str, str]:
-    """Ids of the trajectories of a checkpoint, and of what they tell; to `explore` judges nothing."""
-    compared = campaign.comparable_reference is not None and not explore
-    recipe = Recipe(
-        parameters={
-            **campaign.simulation.model_dump(exclude={"seed"}),
-            "compare_rdf": compared,
-            "explore": explore,
-        },
+    name: str, simulation: Simulation, checkpoint: str, starts_from: str, occasion: str | None = None
+) -> str:
+    """The id of the trajectories of a checkpoint; on an `occasion`, computed again whatever is on record."""
+    recipe = _dynamics(name, simulation, checkpoint, starts_from)
+    if occasion is None:
+        return made(SIMULATE, recipe)["trajectories"]
+    parameters = {**recipe.parameters, "occasion": occasion}
+    compute = partial(_simulate, recipe)
+    return recorded("simulate again", SIMULATE.version, parameters, recipe.inputs, compute)["trajectories"]
+
+
+def _dynamics(name: str, simulation: Simulation, checkpoint: str, starts_from: str) -> Recipe:
+    return Recipe(
+        parameters=simulation.model_dump(exclude={"seed"}),
         inputs={"checkpoint": checkpoint, "starts_from": starts_from},
-        names={"trajectories": f"{name}-trajectories", "dynamics": f"{name}-dynamics"},
-        seed=campaign.simulation.seed,
+        names={"trajectories": f"{name}-trajectories"},
+        seed=simulation.seed,
     )
-    return made(SIMULATE, recipe)
 
 
 def _simulate(recipe: Recipe, work: Path) -> dict[str, Output]:
-    simulation = {key: value for key, value in recipe.parameters.items() if key in Simulation.model_fields}
-    name = recipe.names["trajectories"].removesuffix("-trajectories")
-    files = in_child(
+    name = recipe.names["trajectories"]
+    path = in_child(
         acceptance.simulate,
         recipe.file("checkpoint"),
         recipe.file("starts_from"),
-        Simulation(**simulation, seed=recipe.seed),
+        Simulation(**recipe.parameters, seed=recipe.seed or 0),
         work,
-        compare_rdf=recipe.parameters["compare_rdf"],
-        explore=recipe.parameters["explore"],
-        on_progress=progress(f"simulate {name}", steps),
+        on_progress=progress(f"simulate {name.removesuffix('-trajectories')}", steps),
     )
-    return {
-        role: Output(path=files[role], kind=kind, name=recipe.names[role])
-        for role, kind in (("trajectories", "trajectories"), ("dynamics", "evaluation"))
-    }
+    return {"trajectories": Output(path=path, kind="trajectories", name=name)}
 
 
-SIMULATE = Kind(name="simulate", version=3, compute=_simulate)
+SIMULATE = Kind(name="simulate", version=4, compute=_simulate)
 
 
-@task(name="measure speed", task_run_name="speed-of-student")
-def measure_speed(teacher: str, student: str, starts_from: str, replicas: int) -> str:
-    """The id of a measurement of the student's speed over its teacher's, on this machine."""
-    inputs = {"teacher": teacher, "student": student, "starts_from": starts_from}
+@task(name="check", task_run_name="{check.kind}-of-{name}")
+def measure(
+    name: str, check: AnyCheck, checkpoint: str, files: Mapping[str, str], occasion: str | None = None
+) -> str:
+    """The id of what a check finds of a checkpoint, given artifacts by role; see `models.validation`.
+
+    On an `occasion` it is measured again, whatever is on record.
+    """
+    used = {role: id_ for role, id_ in files.items() if role in (*check.needs, *check.uses, "e0s")}
 
     def compute(work: Path) -> dict[str, Output]:
-        path = in_child(acceptance.measure_speed, *paths(inputs).values(), replicas, work)
-        return {"speed": Output(path=path, kind="measurement", name="student-speed")}
+        path = in_child(acceptance.measure, check, artifacts.path(checkpoint), paths(used), work)
+        return {"finding": Output(path=path, kind="finding", name=f"{name}-{check.kind}")}
 
-    return recorded("measure_speed", 1, {"replicas": replicas}, inputs, compute)["speed"]
+    settings = {**check.model_dump(mode="json"), **({} if occasion is None else {"occasion": occasion})}
+    return recorded("check", check.version, settings, {"checkpoint": checkpoint, **used}, compute)["finding"]
 
 
 @task(name="rank", task_run_name="rank-candidates")

@@ -22,6 +22,7 @@ class SmallMace(BaseModel):
     correlation: int = Field(2, ge=1, le=3)
     layers: int = Field(2, ge=1, le=3)
     cutoff: float = Field(4.0, gt=0, description="Å")
+    radial_mlp: tuple[int, ...] = Field((32, 32), description="hidden widths of the network on distances")
 
     def architecture(
         self, e0s: Mapping[int, float], train: list[Graph], head: str = "target"
@@ -49,7 +50,7 @@ class SmallMace(BaseModel):
             "avg_num_neighbors": edges / sum(g.n_atoms for g in train),
             "atomic_numbers": elements,
             "correlation": self.correlation,
-            "radial_MLP": [32, 32],
+            "radial_MLP": list(self.radial_mlp),
             "radial_type": "bessel",
             "pair_repulsion": True,
             "distance_transform": "None",

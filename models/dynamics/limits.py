@@ -17,6 +17,7 @@ class Reason(StrEnum):
     FORCE = "force too large"
     TEMPERATURE = "temperature too high"
     CONTACT = "atoms too close"
+    VOLUME = "volume changed too much"
     EVAPORATED = "evaporated"
 
 
@@ -34,13 +35,13 @@ class Failure:
 class Limits(BaseModel):
     """What molecular dynamics may not pass.
 
-    `force`: largest |F| on an atom, eV/Å. `temperature_ratio`: running mean of T over the target.
-    `temperature_window`: time constant of that mean, fs; it starts at the target. The instantaneous T
+    `force`: largest |F| on an atom, eV/Å. `temperature_ratio`: running mean of T over the target of the
+    moment. `temperature_window`: time constant of that mean, fs; it starts at 1. The instantaneous T
     of N atoms fluctuates by sqrt(2/3N) (37 % for five atoms), so that a small system passes any fixed
     ratio sooner or later; a mean over 100 fs, some tens of steps and several vibrations, passes three
     times the target only when energy is really gained. `contact`: shortest distance over the sum of the
-    two covalent radii. `separation`: where given, a cluster has evaporated once it falls into groups
-    further apart than this, Å.
+    two covalent radii. `volume_change`: largest |V/V₀ - 1|. `separation`: where given, a cluster has
+    evaporated once it falls into groups further apart than this, Å.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,12 +50,16 @@ class Limits(BaseModel):
     temperature_ratio: PositiveFloat = 3.0
     temperature_window: PositiveFloat = 100.0
     contact: PositiveFloat = 0.5
+    volume_change: PositiveFloat = 0.5
     separation: PositiveFloat | None = None
 
 
-def not_finite(energy: float, forces: np.ndarray, time_fs: float) -> Failure | None:
-    """A failure where the energy or any force (N, 3) is NaN or infinite."""
-    if np.isfinite(energy) and np.isfinite(forces).all():
+def not_finite(
+    energy: float, forces: np.ndarray, stress: np.ndarray | None, time_fs: float
+) -> Failure | None:
+    """A failure where the energy, any force (N, 3) or the stress is NaN or infinite."""
+    finite = np.isfinite(energy) and np.isfinite(forces).all()
+    if finite and (stress is None or np.isfinite(stress).all()):
         return None
     # The value is left at 0: JSON has no NaN, and the reason already says what it was.
     return Failure(
@@ -109,16 +114,30 @@ def close_contact(
     )
 
 
-def overheated(mean: float, target: float, limits: Limits, time_fs: float) -> Failure | None:
-    """A failure where the running mean of the temperature, K, is too far above its target."""
-    if mean <= limits.temperature_ratio * target:
+def overheated(ratio: float, target: float, limits: Limits, time_fs: float) -> Failure | None:
+    """A failure where the running mean of the temperature over its target, K, is too high."""
+    if ratio <= limits.temperature_ratio:
         return None
     return Failure(
         reason=Reason.TEMPERATURE,
         time_fs=time_fs,
-        value=mean / target,
+        value=ratio,
         limit=limits.temperature_ratio,
-        detail=f"{mean:.0f} K where {target:.0f} K was set",
+        detail=f"{ratio * target:.0f} K where {target:.0f} K was set",
+    )
+
+
+def volume_changed(volume: float, start: float, limits: Limits, time_fs: float) -> Failure | None:
+    """A failure where a volume, Å³, is too far from that of the start."""
+    change = volume / start - 1.0 if start > 0.0 else 0.0
+    if abs(change) <= limits.volume_change:
+        return None
+    return Failure(
+        reason=Reason.VOLUME,
+        time_fs=time_fs,
+        value=abs(change),
+        limit=limits.volume_change,
+        detail=f"from {start:.0f} to {volume:.0f} Å³",
     )
 
 

@@ -8,9 +8,10 @@ from statistics import median
 from ase import Atoms
 
 from models.dynamics.md import VelocityVerlet, run
-from models.potentials import Potential, compiled
+from models.potentials import Potential
+from models.tracing import CALLS, traced
 
-_WARM_UP = 10  # steps; TorchScript compiles during the first ones
+_WARM_UP = CALLS + 10  # steps; after them the operations are written down
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ def compare_speed(
     a: Potential, b: Potential, starts: Sequence[Atoms], *, steps: int = 30, rounds: int = 7
 ) -> SpeedComparison:
     """Time `steps` steps from `starts` with a, b, a, b, …, so that a busy machine slows both alike."""
-    a, b = compiled(a), compiled(b)
+    a, b = traced(a), traced(b)
     for potential in (a, b):
         seconds_per_step(potential, starts, _WARM_UP)
     times = [(seconds_per_step(a, starts, steps), seconds_per_step(b, starts, steps)) for _ in range(rounds)]

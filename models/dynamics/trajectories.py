@@ -1,9 +1,10 @@
 """What molecular dynamics leaves behind."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -29,7 +30,7 @@ _ARRAYS = (
 class Trajectory:
     """T saved frames of N atoms.
 
-    `numbers` (N,); `cell` (3, 3) Å; `pbc` (3,); `times_fs` (T,); `positions` (T, N, 3) Å, not wrapped
+    `numbers` (N,); `cell` (T, 3, 3) Å; `pbc` (3,); `times_fs` (T,); `positions` (T, N, 3) Å, not wrapped
     into the cell; `potential_energy` and `kinetic_energy` (T,) eV; `temperature` (T,) K. The first
     frame is the start. A replica with a `failure` keeps every frame saved before it.
     """
@@ -50,12 +51,17 @@ class Trajectory:
             Atoms(
                 numbers=self.numbers,
                 positions=positions,
-                cell=self.cell,
+                cell=cell,
                 pbc=self.pbc,
                 info={"time_fs": float(time), "MD_energy": float(energy), "temperature": float(temperature)},
             )
-            for time, positions, energy, temperature in zip(
-                self.times_fs, self.positions, self.potential_energy, self.temperature, strict=True
+            for time, positions, cell, energy, temperature in zip(
+                self.times_fs,
+                self.positions,
+                self.cell,
+                self.potential_energy,
+                self.temperature,
+                strict=True,
             )
         ]
 
@@ -78,12 +84,14 @@ def load(path: Path) -> list[Trajectory]:
         failures = None if described is None else json.loads(described).get("failures")
         if failures is None:
             raise ValueError(f"{path}: not a file of trajectories")
-        return [
-            Trajectory(
-                **{name: file.get_tensor(f"{k:05d}.{name}") for name in _ARRAYS},
-                failure=None
-                if failure is None
-                else Failure(**failure | {"reason": Reason(failure["reason"])}),
-            )
-            for k, failure in enumerate(failures)
-        ]
+        return [_read(file, k, failure) for k, failure in enumerate(failures)]
+
+
+def _read(file: Any, k: int, failure: Mapping[str, Any] | None) -> Trajectory:
+    arrays = {name: file.get_tensor(f"{k:05d}.{name}") for name in _ARRAYS}
+    # Files from before cells could move have one cell for all frames.
+    arrays["cell"] = np.broadcast_to(arrays["cell"], (len(arrays["times_fs"]), 3, 3))
+    return Trajectory(
+        **arrays,
+        failure=None if failure is None else Failure(**{**failure, "reason": Reason(failure["reason"])}),
+    )

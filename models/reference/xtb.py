@@ -36,10 +36,15 @@ def isolated_atom(symbol: str, method: Method) -> Atoms:
 
 
 def labelled_copy(atoms: Atoms) -> Atoms:
-    """`atoms` without its calculator, with `REF_energy` (eV) and `REF_forces` (eV/Å) from it."""
+    """`atoms` without its calculator, with `REF_energy` (eV) and `REF_forces` (eV/Å) from it.
+
+    Where it is periodic also `REF_stress` (eV/Å³).
+    """
     labelled = atoms.copy()
     labelled.info["REF_energy"] = float(atoms.get_potential_energy())
     labelled.arrays["REF_forces"] = atoms.get_forces(apply_constraint=False)
+    if atoms.pbc.all():
+        labelled.info["REF_stress"] = atoms.get_stress()
     labelled.arrays.pop("momenta", None)
     return labelled
 

@@ -1,20 +1,13 @@
-"""The NaCl(aq) example: labels and reference trajectories of salt-water droplets at GFN2-xTB.
+"""The NaCl(aq) example: labels, reference trajectories and minima of salt-water droplets at GFN2-xTB.
 
-Run `python -m models.systems.nacl --out deployments/campaigns/nacl` to make both files again.
+Run `python -m models.systems.nacl --out deployments/campaigns/nacl` to make all files again.
 """
 
-import argparse
-import multiprocessing
-from pathlib import Path
-
 import numpy as np
-from ase import Atoms, units
-from ase.io import write
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
-from ase.optimize import FIRE
+from ase import Atoms
 
 from models.reference.xtb import Method, calculator, labelled_copy
+from models.systems.labelling import Part, make_files, minimum, settled, snapshots
 from models.systems.molecules import ion, water
 from models.systems.packing import pack
 
@@ -30,38 +23,14 @@ TRAJECTORIES = (
     (1, 8, 330.0), (1, 6, 330.0), (1, 10, 330.0), (1, 8, 400.0), (1, 5, 400.0), (2, 8, 330.0),
     (1, 9, 330.0), (1, 7, 400.0), (2, 6, 400.0), (1, 8, 330.0), (1, 12, 330.0), (1, 8, 400.0),
 )  # fmt: skip
+MINIMA = (4, 5, 5, 6, 7, 8)  # water molecules about one NaCl
 
 
 def droplet(pairs: int, n_water: int, rng: np.random.Generator) -> Atoms:
     """`pairs` of NaCl in `n_water` molecules, packed at random and relaxed at GFN2-xTB."""
     others = [*([ion("Na"), ion("Cl")] * pairs)[1:], *(water() for _ in range(n_water))]
     atoms = pack([ion("Na"), *(others[i] for i in rng.permutation(len(others)))], rng)
-    atoms.calc = calculator(METHOD)
-    FIRE(atoms, logfile=None).run(fmax=0.3, steps=120)
-    return atoms
-
-
-def run(
-    atoms: Atoms,
-    temperature: float,
-    rng: np.random.Generator,
-    *,
-    equilibrate: float,
-    frames: int,
-    interval: float,
-) -> list[Atoms]:
-    """`frames` labelled snapshots every `interval` fs of Langevin dynamics, after `equilibrate` fs."""
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
-    Stationary(atoms)
-    dynamics = Langevin(
-        atoms, TIME_STEP * units.fs, temperature_K=temperature, friction=FRICTION / units.fs, rng=rng
-    )
-    dynamics.run(round(equilibrate / TIME_STEP))
-    kept = []
-    for _ in range(frames):
-        dynamics.run(round(interval / TIME_STEP))
-        kept.append(labelled_copy(atoms))
-    return kept
+    return settled(atoms, METHOD, fmax=0.3, steps=120)
 
 
 def stretched(frame: Atoms, rng: np.random.Generator) -> Atoms:
@@ -90,7 +59,17 @@ def stretched(frame: Atoms, rng: np.random.Generator) -> Atoms:
 def _labelled(index: int) -> list[Atoms]:
     pairs, n_water, temperature = TRAJECTORIES[index]
     rng = np.random.default_rng([1, index])
-    frames = run(droplet(pairs, n_water, rng), temperature, rng, equilibrate=600.0, frames=20, interval=25.0)
+    frames = snapshots(
+        droplet(pairs, n_water, rng),
+        temperature,
+        rng,
+        time_step=TIME_STEP,
+        friction=FRICTION,
+        equilibrate=600.0,
+        frames=20,
+        interval=25.0,
+        fixed_centre=True,  # some 60 K hotter than asked for, which is as good for labels
+    )
     frames += _stretched(frames, index)
     for frame in frames:
         frame.info |= {"trajectory": f"t{index:02d}", "family": "nacl_aq", "temperature": temperature}
@@ -105,33 +84,42 @@ def _stretched(frames: list[Atoms], index: int) -> list[Atoms]:
 
 def _reference(index: int) -> list[Atoms]:
     rng = np.random.default_rng([2, index])
-    frames = run(
+    frames = snapshots(
         droplet(1, 8, rng),
         REFERENCE_TEMPERATURE,
         rng,
+        time_step=TIME_STEP,
+        friction=FRICTION,
         equilibrate=1000.0,
         frames=200,
         interval=REFERENCE_INTERVAL,
     )
-    for frame in frames:
+    for k, frame in enumerate(frames):
         del frame.arrays["REF_forces"]
-        frame.info |= {"trajectory": f"r{index:02d}", "temperature": REFERENCE_TEMPERATURE}
+        frame.info |= {
+            "trajectory": f"r{index:02d}",
+            "time_fs": k * REFERENCE_INTERVAL,
+            "temperature": REFERENCE_TEMPERATURE,
+        }
         frame.positions = frame.positions.round(4)
     return frames
 
 
+def _minimum(index: int) -> list[Atoms]:
+    n_water = MINIMA[index]
+    atoms = droplet(1, n_water, np.random.default_rng([4, index]))
+    return [minimum(atoms, f"NaCl(H2O){n_water} {index}")]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--workers", type=int, default=2)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
-        references = pool.map_async(_reference, range(4), chunksize=1)
-        labels = pool.map_async(_labelled, range(len(TRAJECTORIES)), chunksize=1)
-        for name, jobs in (("labels", labels), ("reference", references)):
-            frames = [frame for trajectory in jobs.get() for frame in trajectory]
-            write(args.out / f"{name}.extxyz", frames, format="extxyz")
+    make_files(
+        __doc__,
+        {
+            "labels": Part(make=_labelled, n=len(TRAJECTORIES)),
+            "reference": Part(make=_reference, n=4),
+            "minima": Part(make=_minimum, n=len(MINIMA)),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def covalent_bonds(atoms: Atoms) -> np.ndarray:
     """Pairs (B, 2) of indices of nonmetals that are bonded, i < j."""
     candidates = [i for i, symbol in enumerate(atoms.get_chemical_symbols()) if symbol in _NONMETALS]
     pairs = np.array(list(combinations(candidates, 2)), dtype=int).reshape(-1, 2)
-    near = _lengths(atoms.positions[None], pairs, atoms.cell.array, atoms.pbc)[0]
+    near = _lengths(atoms.positions[None], pairs, atoms.cell.array[None], atoms.pbc)[0]
     return pairs[near < FORMED * _radii(atoms.numbers, pairs)]
 
 
@@ -72,11 +72,11 @@ def follow(trajectories: Sequence[Trajectory]) -> Bonds:
     )
 
 
-def _lengths(positions: np.ndarray, pairs: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+def _lengths(positions: np.ndarray, pairs: np.ndarray, cells: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     """Lengths (F, B) Å of pairs (B, 2) in frames (F, N, 3), to the nearest image where periodic."""
     vectors = positions[:, pairs[:, 1]] - positions[:, pairs[:, 0]]
     if pbc.any() and vectors.size:
-        vectors = find_mic(vectors.reshape(-1, 3), cell, pbc)[0].reshape(vectors.shape)
+        vectors = np.stack([find_mic(v, cell, pbc)[0] for v, cell in zip(vectors, cells, strict=True)])
     return np.linalg.norm(vectors, axis=-1)
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 from ase import Atoms
+from pydantic import Field
 
 from models.dynamics.md import VelocityVerlet, run
 from models.dynamics.trajectories import Trajectory
 from models.potentials import Potential
+from models.validation.base import Check, Figure, Finding, Quantity, Role, Subject, Table, bootstrap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,3 +109,59 @@ def conservation(
     ]
     short, long = drifts
     return Conservation(short=short, long=long, order=float(np.log2(long.fluctuation / short.fluctuation)))
+
+
+class EnergyConservation(Check):
+    """Drift of the total energy at constant energy (NVE), at two time steps."""
+
+    title: ClassVar = "Conservation of energy"
+    explanation: ClassVar = (
+        "Dynamics at constant energy, with a time step and with half of it. A force that is the gradient "
+        "of an energy keeps the total energy, and its fluctuation falls with the square of the time step; "
+        "a drift that stays shows a force that is none."
+    )
+    needs: ClassVar[tuple[Role, ...]] = ("test",)
+    uses: ClassVar[tuple[Role, ...]] = ("reference",)
+    quantities: ClassVar = {
+        "drift": Quantity(
+            words="energy drift at constant energy", unit="meV/atom/ps", better="lower", paired=True
+        ),
+        "order": Quantity(words="power of the time step in the fluctuation", unit="", better="higher"),
+    }
+
+    kind: Literal["conservation"] = "conservation"
+    temperature: float = Field(330.0, gt=0, description="K, of the first velocities")
+    time_step: float = Field(0.5, gt=0, description="fs; a second run takes half of it")
+    duration: float = Field(250.0, gt=0, description="fs")
+    replicas: int = Field(2, ge=1)
+    seed: int = 0
+
+    def measure(self, subject: Subject) -> Finding:
+        """The drift is that of the shorter time step."""
+        try:
+            found = conservation(
+                subject.fast,
+                subject.starts(self.replicas),
+                temperature=self.temperature,
+                time_step=self.time_step,
+                duration_fs=self.duration,
+                seed=self.seed,
+            )
+        except ValueError as failure:
+            nothing = dict.fromkeys(self.quantities, Figure(value=None))
+            return Finding(figures=nothing, notes=[f"No drift could be measured: {failure}."])
+        samples = {f"replica {k}": (abs(slope), 1.0) for k, slope in enumerate(found.short.slopes)}
+        return Finding(
+            figures={
+                "drift": Figure(value=found.short.drift, interval=bootstrap(samples), samples=samples),
+                "order": Figure(value=found.order),
+            },
+            tables=[
+                Table(
+                    title="Time steps",
+                    columns=["time step, fs", "drift, meV/atom/ps", "fluctuation, meV/atom"],
+                    rows=[[d.time_step, d.drift, d.fluctuation] for d in (found.short, found.long)],
+                )
+            ],
+            notes=[f"{self.replicas} replicas of {self.duration:g} fs from {self.temperature:g} K."],
+        )

@@ -1,6 +1,7 @@
 """Errors of predictions against labels, with intervals over trajectories, and points for parity plots.
 
-Energies per atom in meV/atom, forces by Cartesian component in meV/Å (the convention of MACE).
+Energies per atom in meV/atom, forces by Cartesian component in meV/Å (the convention of MACE), stresses by
+component in meV/Å³.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,8 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from models.graphs import Prediction
-
-RESAMPLES = 1000
-_COVERAGE = (2.5, 97.5)
+from models.graphs import Prediction, as_matrix
+from models.validation.base import COVERAGE, RESAMPLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +31,14 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Errors:
-    """Errors of energy (meV/atom) and forces (meV/Å); None where nothing is labelled.
+    """Errors of energy (meV/atom), forces (meV/Å) and stress (meV/Å³); None where nothing is labelled.
 
     `forces_by_element` by chemical symbol; `energy_by_family` and `forces_by_family` by `info["family"]`.
     """
 
     energy: Metric | None
     forces: Metric | None
+    stress: Metric | None
     forces_by_element: Mapping[str, Metric]
     energy_by_family: Mapping[str, Metric]
     forces_by_family: Mapping[str, Metric]
@@ -67,17 +67,17 @@ def errors(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Errors:
-    """Errors of `predictions` against `REF_energy` and `REF_forces` of the same `structures`.
+    """Errors of `predictions` against `REF_energy`, `REF_forces` and `REF_stress` of the same `structures`.
 
     The bootstrap draws whole trajectories (`info["trajectory"]`; without it each structure is its own),
     for frames of one trajectory are not independent. Raises ValueError on lengths that differ, on a
     prediction that is not finite, and where no structure has a label.
     """
-    energy, forces = _differences(predictions, structures)
+    energy, forces = differences(predictions, structures)
+    stress = stress_differences(predictions, structures)
     if not np.isfinite(energy).any() and not any(np.isfinite(f).any() for f in forces):
         raise ValueError(f"none of the {len(structures)} structures has REF_energy or REF_forces")
-    names = [str(atoms.info.get("trajectory", f"structure {k}")) for k, atoms in enumerate(structures)]
-    group = np.unique(names, return_inverse=True)[1]
+    group = np.unique(trajectory_names(structures), return_inverse=True)[1]
     families = np.array([str(atoms.info.get("family", "all")) for atoms in structures])
     n_atoms = [len(atoms) for atoms in structures]
     components = np.concatenate([f.ravel() for f in forces])
@@ -94,6 +94,7 @@ def errors(
     return Errors(
         energy=metric(energy, group),
         forces=metric(components, group[owner]),
+        stress=metric(stress.ravel(), np.repeat(group, 9)),
         forces_by_element=by(symbols, components, group[owner]),
         energy_by_family=by(families, energy, group),
         forces_by_family=by(families[owner], components, group[owner]),
@@ -106,7 +107,7 @@ def parity(
     predictions: Sequence[Prediction], structures: Sequence[Atoms], *, max_points: int = 2000, seed: int = 0
 ) -> Parity:
     """At most `max_points` points of each kind, drawn without replacement; unlabelled ones are left out."""
-    energy, forces = _differences(predictions, structures)
+    energy, forces = differences(predictions, structures)
     counts = np.array([np.bincount(atoms.numbers, minlength=len(chemical_symbols)) for atoms in structures])
     labels = np.array([atoms.info.get("REF_energy", np.nan) for atoms in structures], dtype=float)
     known = np.isfinite(labels)
@@ -139,10 +140,28 @@ def _forces(atoms: Atoms) -> np.ndarray:
     return np.asarray(atoms.arrays.get("REF_forces", np.full((len(atoms), 3), np.nan)), dtype=float)
 
 
-def _differences(
+def trajectory_names(structures: Sequence[Atoms]) -> list[str]:
+    """What trajectory each structure is of; without the info key `trajectory` each is its own."""
+    return [str(atoms.info.get("trajectory", f"structure {k}")) for k, atoms in enumerate(structures)]
+
+
+def stress_differences(predictions: Sequence[Prediction], structures: Sequence[Atoms]) -> np.ndarray:
+    """Predicted minus reference stresses (S, 3, 3), meV/Å³; NaN where unlabelled or not predicted."""
+    found = np.full((len(structures), 3, 3), np.nan)
+    for k, (prediction, atoms) in enumerate(zip(predictions, structures, strict=True)):
+        if prediction.stress is not None and "REF_stress" in atoms.info:
+            reference = as_matrix(np.asarray(atoms.info["REF_stress"], dtype=float))
+            found[k] = 1e3 * (prediction.stress - reference)
+    return found
+
+
+def differences(
     predictions: Sequence[Prediction], structures: Sequence[Atoms]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Predicted minus reference: energies (S,) meV/atom, forces S × (N, 3) meV/Å; NaN where unlabelled."""
+    """Predicted minus reference: energies (S,) meV/atom, forces S × (N, 3) meV/Å; NaN where unlabelled.
+
+    Raises ValueError where the numbers differ, and on a prediction that is not finite.
+    """
     if len(predictions) != len(structures):
         raise ValueError(f"{len(predictions)} predictions for {len(structures)} structures")
     for k, (p, atoms) in enumerate(zip(predictions, structures, strict=True)):
@@ -170,7 +189,7 @@ def _metric(
     interval = None
     if len(sums) > 1:
         drawn = generator.multinomial(len(sums), np.full(len(sums), 1.0 / len(sums)), size=resamples)
-        low, high = np.percentile((drawn @ sums) / (drawn @ counts), _COVERAGE)
+        low, high = np.percentile((drawn @ sums) / (drawn @ counts), COVERAGE)
         interval = (float(low), float(high))
     return Metric(
         mae=float(values.mean()),

@@ -41,7 +41,7 @@ def test_its_parameters_are_accepted_by_its_flow(deployment: dict[str, Any]) -> 
 
 def test_its_campaigns_are_in_the_box(deployment: dict[str, Any]) -> None:
     parameters = deployment["parameters"]
-    for campaign in parameters.get("campaigns", [parameters.get("campaign")]):
+    for campaign in parameters.get("campaigns", [parameters.get("campaign", parameters.get("against"))]):
         assert (ROOT / "deployments" / "campaigns" / f"{campaign}.yaml").is_file()
 
 

@@ -45,11 +45,21 @@ candidates:
   - {kind: naive, optimisation: {learning_rate: 0.01, ema_decay: 0.9, clip_gradient: 10.0, epochs: 12}}
   - {kind: pseudolabelled_replay, optimisation: {learning_rate: 0.01, clip_gradient: 10.0, epochs: 2}}
 simulation:
-  {temperature: 100.0, time_step: 0.5, duration: 20.0, replicas: 2, save_every: 4, equilibration: 4.0,
-   conservation_duration: 10.0}
+  {temperature: 100.0, time_step: 0.5, duration: 20.0, replicas: 2, save_every: 4}
+checks:
+  - {kind: accuracy}
+  - {kind: imitation}
+  - {kind: retention}
+  - {kind: distributions, equilibration: 4.0}
+  - {kind: dynamics}
+  - {kind: conservation, temperature: 100.0, duration: 10.0}
+  - {kind: speed, replicas: 2}
 gate:
-  {force_improvement: -50.0, fraction_finished: 0.0, rdf_distance: 50.0, shortest_distance: 0.001,
-   molecules_whole: 0.0, drift: 1.0e+6, student_speedup: 0.001, student_force_improvement: -50.0}
+  - {figure: accuracy.forces, relative_to: foundation, at_most: 51.0}
+  - {figure: dynamics.finished, at_least: 0.0}
+  - {figure: distributions.emd, at_most: 50.0}
+  - {figure: conservation.drift, at_most: 1.0e+6}
+  - {figure: speed.ratio, at_least: 0.001, of: engine}
 student:
   architecture: {channels: 4, max_ell: 1, layers: 1, cutoff: 3.5}
   optimisation: {learning_rate: 0.01, ema_decay: 0.9, clip_gradient: 10.0, epochs: 12}

@@ -159,3 +159,13 @@ def test_help_comes_without_the_heavy_imports() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_any_field_of_a_campaign_can_be_set_on_the_command_line() -> None:
+    assert (
+        "ready to run" in temper("check", "sn2", "--set", "split.valid=0.2", "--set", "e0s={ridge: 2}").stdout
+    )
+    assert "split.by_what: unknown key" in refused(temper("check", "sn2", "--set", "split.by_what=xi"))
+    wrong = temper("check", "sn2", "--set", "split.by")
+    assert wrong.exit_code == 2
+    assert "give FIELD=VALUE" in wrong.stderr

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from models.campaign import find
+from models.campaign_files import find
 
 pytestmark = pytest.mark.flow
 
@@ -28,8 +28,9 @@ def test_the_shipped_campaign_takes_bulk_solutions_at_mp2(temper: Callable[..., 
     # The same line with less of everything: a bulk structure costs twenty times a droplet.
     for candidate, epochs in zip(plan["candidates"], (4, 2), strict=True):
         candidate["optimisation"]["epochs"] = epochs
-    plan["simulation"] |= {"duration": 60.0, "replicas": 2, "save_every": 5, "equilibration": 10.0}
-    plan["simulation"]["conservation_duration"] = 15.0
+    plan["simulation"] |= {"duration": 60.0, "replicas": 2, "save_every": 5}
+    plan["checks"] = [{"kind": "accuracy"}, {"kind": "retention"}, {"kind": "dynamics"}]
+    del plan["gate"]
     plan["student"] |= {"n_structures": 40}
     plan["student"]["optimisation"]["epochs"] = 6
     file = tmp_path / "nacl.yaml"

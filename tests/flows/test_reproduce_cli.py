@@ -15,7 +15,8 @@ from db.lineage import ancestors
 from db.steps import Output, once, step_key
 from flows.reproduce_cli import app
 from models import datasets, potentials
-from models.campaign import Campaign, FoundationChoice, load
+from models.campaign import Campaign, FoundationChoice
+from models.campaign_files import load
 from models.foundation import Untrusted
 from tasks import reproduction
 from tasks.datasets import ingest_labels, pseudolabel_replay
@@ -141,7 +142,7 @@ def test_a_step_has_the_key_that_it_always_had(record: Campaign) -> None:
         "pseudolabel_replay": (2, 0, {"n_structures", "labels_level"}),
         "refit_e0s": (2, None, {"policy", "energies", "ridge"}),
         "fine_tune": (2, 0, frozenset(record.candidates[0].model_dump())),
-        "simulate": (3, 0, {*simulation, "compare_rdf", "explore"}),
+        "simulate": (4, 0, frozenset(simulation)),
         "label_for_student": (2, 0, {"n_structures", "rattle"}),
         "distil": (2, 0, {"architecture", "optimisation"}),
     }

@@ -52,7 +52,7 @@ def test_a_night_in_which_nothing_has_changed(promoted: Any, prefect_server: Any
     assert run["artifacts"]["revalidation"]["description"] == "No alarm"
     measured = json.loads(run["artifacts"]["revalidation-mini-engine"]["data"])
     assert all(row["now"] == pytest.approx(row["accepted"], rel=0.02) for row in measured)
-    assert len(promoted.ask("SELECT key FROM step WHERE kind = 'revalidate'")) == 2
+    assert len(promoted.ask("SELECT key FROM step WHERE kind = 'simulate again'")) == 2
 
 
 def test_a_changed_byte_raises_an_alarm_that_is_seen(promoted: Any, prefect_server: Any) -> None:
@@ -81,7 +81,7 @@ def test_a_number_that_is_not_what_was_accepted_raises_an_alarm(
     promoted: Any, prefect_server: Any, tmp_path: Path
 ) -> None:
     accepted = json.loads(artifacts.path(artifacts.find("mini@champion-acceptance").id).read_text())
-    accepted["measured"]["force MAE, meV/Å"] *= 0.9
+    accepted["figures"]["accuracy.forces"] *= 0.9
     better = tmp_path / "acceptance.json"
     better.write_text(json.dumps(accepted))
     aliases.promote(
@@ -89,7 +89,7 @@ def test_a_number_that_is_not_what_was_accepted_raises_an_alarm(
     )
     night = promoted("revalidate", "mini")
     assert night.returncode == 1
-    assert "Error: mini@champion: force MAE, meV/Å: was " in night.stderr.splitlines()[-1]
+    assert "Error: mini@champion: force MAE, meV/Å (accuracy): was " in night.stderr.splitlines()[-1]
     assert last_run(prefect_server)["state"]["type"] == "FAILED"
 
 

@@ -6,7 +6,8 @@ import yaml
 from ase import Atoms
 from ase.build import molecule
 
-from models.campaign import Calculator, Campaign, CampaignError, find, load, load_campaign
+from models.campaign import Calculator, Campaign
+from models.campaign_files import CampaignError, find, load, load_campaign
 from models.datasets import DataError, write_structures
 from models.foundation import FoundationError
 
@@ -14,7 +15,8 @@ from models.foundation import FoundationError
 def test_every_shipped_campaign_is_sound():
     campaign = load_campaign("nacl")
     assert campaign.name == "nacl"
-    assert campaign.comparable_reference is not None
+    assert set(campaign.comparable) == {"reference", "minima"}
+    assert {threshold.check for threshold in campaign.gate} <= {check.kind for check in campaign.checks}
     assert {candidate.kind for candidate in campaign.candidates} == {"naive", "pseudolabelled_replay"}
 
 
@@ -93,10 +95,27 @@ def change(content: dict[str, Any], place: str, value: Any) -> None:
             "candidates.0.naive.optimisation.learning_rat: unknown key",
         ),
         (
-            "gate.force_improvment",
-            0.3,
-            "gate.force_improvment: unknown key; check its spelling and its section",
+            "gate",
+            [{"figure": "accuracy.forces", "at_mots": 1.0}],
+            "gate.0.at_mots: unknown key; check its spelling and its section",
         ),
+        (
+            "gate",
+            [{"figure": "accuracy.forces"}],
+            "gate.0: accuracy.forces: give either at_least or at_most",
+        ),
+        (
+            "gate",
+            [{"figure": "accuracy.fores", "at_most": 1.0}],
+            "campaign: gate: accuracy has no fores, but forces, energy, stress",
+        ),
+        (
+            "gate",
+            [{"figure": "distributions.emd", "at_most": 1.0, "relative_to": "current"}],
+            "campaign: gate: distributions.emd has no samples, by which two models could be compared",
+        ),
+        ("checks", [{"kind": "accuracy"}] * 2, "campaign: checks: there are two of accuracy; remove one"),
+        ("checks", [{"kind": "charm"}], "checks.0: Input tag 'charm' found using 'kind' does not match any"),
         ("labels.units", {"energy": "eV"}, "labels.units.forces: is missing; add it"),
         ("labels.units.energy", "ev", "labels.units.energy: Input should be 'eV', 'meV'"),
         ("labels.level_of_theory", "", "labels.level_of_theory: String should have at least 1 character"),
@@ -128,10 +147,10 @@ def test_a_mistake_in_the_file_is_one_line_naming_its_place(place, value, messag
 
 def test_two_mistakes_are_two_lines(content, tmp_path):
     change(content, "name", "Water!")
-    change(content, "gate.drift", -1.0)
+    change(content, "simulation.duration", -1.0)
     with pytest.raises(CampaignError) as caught:
         load(Path(save(content, tmp_path)))
-    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == ["name", "gate.drift"]
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == ["name", "simulation.duration"]
 
 
 @pytest.mark.parametrize(
@@ -304,9 +323,9 @@ def test_one_structure_with_two_labels_is_named_unless_one_stands(content, tmp_p
 def test_trajectories_of_another_level_are_no_reference(content, tmp_path):
     content["reference"] = {"path": "labels.xyz", "level_of_theory": "GFN2-xTB", "temperature": 300.0}
     path = save(content, tmp_path)
-    assert load_campaign(path).comparable_reference is not None
+    assert set(load_campaign(path).comparable) == {"reference"}
     other = load_campaign(path, labels=str(tmp_path / "labels.xyz"), level_of_theory="MP2")
-    assert other.comparable_reference is None
+    assert other.comparable == {}
 
 
 def test_the_foundation_can_be_replaced(written, tiny_foundation):

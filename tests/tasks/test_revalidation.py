@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,11 +12,16 @@ from db.steps import Output, once
 from tasks.revalidation import accepted, verify_bytes
 
 
+def content(checkpoint: str, test: str) -> dict[str, Any]:
+    """An acceptance that was measured on a test set."""
+    return {"checkpoint": checkpoint, "files": {"test": test}, "findings": {}}
+
+
 @pytest.fixture
 def ids(recorded_json: Callable[..., str]) -> dict[str, str]:
     """A promoted checkpoint, the test set it was measured on, and its acceptance."""
     inputs = {"checkpoint": recorded_json({"weights": 1}, "checkpoint"), "test": recorded_json({"test": 1})}
-    acceptance = recorded_json({"inputs": inputs}, "acceptance")
+    acceptance = recorded_json(content(**inputs), "acceptance")
     aliases.promote("salt@champion", inputs["checkpoint"], reason="good")
     aliases.promote("salt@champion-acceptance", acceptance, reason="good")
     return {**inputs, "acceptance": acceptance}
@@ -68,7 +74,7 @@ def test_one_retraction_behind_several_inputs_is_found_once(
 
     inputs = dict(once("make", 1, {}, {"labels": labels}, compute).outputs)
     aliases.promote("salt@champion", inputs["checkpoint"], reason="good")
-    acceptance = recorded_json({"inputs": inputs}, "acceptance")
+    acceptance = recorded_json(content(**inputs), "acceptance")
     retract(labels, "wrong units")
     (finding,) = verify_bytes.fn("salt@champion", acceptance)
     assert labels[:12] in finding

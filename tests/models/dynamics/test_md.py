@@ -1,56 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase import Atoms, units
-from ase.calculators.calculator import Calculator, all_changes
-from ase.md.verlet import VelocityVerlet as AseVerlet
 
-from models import graphs
 from models.dynamics import trajectories
 from models.dynamics.limits import Limits, Reason
-from models.dynamics.md import Langevin, VelocityVerlet, run
+from models.dynamics.md import Isobaric, Langevin, VelocityVerlet, run
 from models.dynamics.speed import compare_speed
-from models.potentials import Potential
-
-
-class NetworkCalculator(Calculator):
-    """ASE's view of a potential, with a neighbour list made afresh at every call."""
-
-    implemented_properties = ("energy", "forces")
-
-    def __init__(self, potential: Potential) -> None:
-        super().__init__()
-        self.potential = potential
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
-        super().calculate(atoms, properties, system_changes)
-        graph = graphs.graph(self.atoms, self.potential.elements, self.potential.cutoff)
-        prediction = graphs.predict(self.potential, [graph])[0]
-        self.results = {"energy": prediction.energy, "forces": prediction.forces}
+from models.graphs import graphs, predict
 
 
 def total_energy(trajectory: trajectories.Trajectory) -> np.ndarray:
     return trajectory.potential_energy + trajectory.kinetic_energy
-
-
-@pytest.mark.parametrize(("system", "time_step"), [("salt_crystal", 2.0), ("salt_water", 0.25)])
-def test_verlet_follows_ase(request, tiny_potential, system, time_step):
-    start = request.getfixturevalue(system)
-    start.set_velocities(np.random.default_rng(2).normal(scale=0.01, size=(len(start), 3)))
-    ours = run(tiny_potential, [start], VelocityVerlet(time_step=time_step), steps=20, seed=0, save_every=1)[
-        0
-    ]
-
-    momentum = start.get_momenta().sum(axis=0)
-    start.set_velocities(start.get_velocities() - momentum / start.get_masses().sum())
-    start.calc = NetworkCalculator(tiny_potential)
-    theirs = []
-    dynamics = AseVerlet(start, timestep=time_step * units.fs)
-    dynamics.attach(lambda: theirs.append((start.positions.copy(), start.get_total_energy())), interval=1)
-    dynamics.run(20)
-
-    assert len(theirs) == len(ours.positions) == 21
-    np.testing.assert_allclose(ours.positions, [positions for positions, _ in theirs], atol=1e-9)
-    np.testing.assert_allclose(total_energy(ours), [energy for _, energy in theirs], atol=1e-9)
 
 
 def test_forces_of_the_run_are_the_slope_of_its_energy(tiny_potential, salt_water):
@@ -139,6 +101,77 @@ def test_langevin_reaches_its_temperature(tiny_potential, salt_crystal):
     assert np.mean([t.temperature[0] for t in found]) == pytest.approx(100.0, rel=0.15)
 
 
+def test_the_target_of_a_ramp_goes_in_a_straight_line(tiny_potential, salt_crystal):
+    ramp = Langevin(time_step=4.0, temperature=100.0, friction=0.2, ramp_to=900.0)
+    assert [ramp.target(progress) for progress in (0.0, 0.25, 1.0)] == [100.0, 300.0, 900.0]
+    found = run(
+        tiny_potential,
+        [salt_crystal] * 2,
+        ramp,
+        steps=100,
+        seed=3,
+        save_every=5,
+        velocities_from_temperature=100.0,
+        stop_on=Limits(temperature_window=40.0),
+    )
+    # Against a target that stood still at 100 K it would be overheated by far.
+    assert [t.failure for t in found] == [None, None]
+    means = np.mean([t.temperature for t in found], axis=0)
+    halfway, end = means[9:12].mean(), means[-3:].mean()
+    assert halfway == pytest.approx(500.0, rel=0.2)
+    assert end == pytest.approx(880.0, rel=0.2)
+
+
+def test_at_constant_pressure_cell_energies_and_neighbours_belong_together(tiny_potential, salt_crystal):
+    found = run(
+        tiny_potential,
+        [salt_crystal],
+        Isobaric(time_step=2.0, temperature=300.0, friction=0.02, pressure=10.0, barostat_time=400.0),
+        steps=40,
+        seed=0,
+        save_every=10,
+        velocities_from_temperature=300.0,
+        stop_on=Limits(volume_change=0.9),
+    )[0]
+    assert found.failure is None
+    frames = found.to_atoms()
+    volumes = np.array([atoms.get_volume() for atoms in frames])
+    assert (np.diff(volumes) < 0.0).all()
+    assert volumes[-1] < 0.95 * volumes[0]
+    for atoms, cell in zip(frames, found.cell, strict=True):
+        np.testing.assert_array_equal(atoms.cell.array, cell)
+    fresh = predict(tiny_potential, graphs(frames, tiny_potential))
+    np.testing.assert_allclose(found.potential_energy, [p.energy for p in fresh], atol=1e-9)
+
+
+def test_a_volume_that_runs_away_is_a_failure(tiny_potential, salt_crystal):
+    found = run(
+        tiny_potential,
+        [salt_crystal],
+        Isobaric(time_step=2.0, temperature=300.0, friction=0.02, pressure=-1e6, barostat_time=40.0),
+        steps=40,
+        seed=0,
+        save_every=1,
+        velocities_from_temperature=300.0,
+        stop_on=Limits(),
+    )[0]
+    assert found.failure is not None
+    assert found.failure.reason is Reason.VOLUME
+    assert 0.5 < found.failure.value < 0.6
+
+
+def test_a_cluster_has_no_cell_to_move(tiny_potential, salt_water):
+    with pytest.raises(ValueError, match="periodic in three directions"):
+        run(
+            tiny_potential,
+            [salt_water],
+            Isobaric(time_step=1.0, temperature=300.0, friction=0.02),
+            steps=1,
+            seed=0,
+            save_every=1,
+        )
+
+
 def test_the_centre_of_mass_starts_at_rest_and_stays(tiny_potential, salt_water):
     found = run(
         tiny_potential,
@@ -215,6 +248,16 @@ def test_trajectories_come_back_from_disk(tiny_potential, salt_water, salt_cryst
         assert before.failure == after.failure
         np.testing.assert_array_equal(before.positions, after.positions)
         np.testing.assert_array_equal(before.pbc, after.pbc)
+        np.testing.assert_array_equal(before.cell, after.cell)
+
+
+def test_trajectories_from_before_cells_could_move_are_still_read(tiny_potential, salt_crystal, tmp_path):
+    found = run(tiny_potential, [salt_crystal], VelocityVerlet(time_step=0.5), steps=2, seed=0, save_every=1)
+    assert found[0].cell.shape == (3, 3, 3)
+    old = replace(found[0], cell=found[0].cell[0])
+    trajectories.save([old], tmp_path / "old.safetensors")
+    (back,) = trajectories.load(tmp_path / "old.safetensors")
+    np.testing.assert_array_equal(back.cell, found[0].cell)
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"save_every": 0}])

@@ -11,7 +11,7 @@ def trajectory(start: Atoms, *later: Atoms) -> Trajectory:
     frames = [start, *later]
     return Trajectory(
         numbers=start.numbers,
-        cell=start.cell.array,
+        cell=np.stack([frame.cell.array for frame in frames]),
         pbc=start.pbc,
         times_fs=20.0 * np.arange(len(frames)),
         positions=np.stack([frame.positions for frame in frames]),

@@ -1,0 +1,102 @@
+"""The order of an acceptance: dynamics, checks side by side, the models it is compared with, the gate."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from prefect.futures import PrefectFuture
+
+from models.campaign import Campaign
+from models.validation import AnyCheck, acceptance
+from models.validation.acceptance import Simulation
+from models.validation.gate import Other, PromotedAs
+from tasks.promotion import judge, promoted
+from tasks.validation import measure, simulate
+
+PARALLEL = 2  # children that compute at once, one thread each
+
+Ground = tuple[str, Mapping[str, str]]
+"""A checkpoint that another is compared with, and the files it is measured on, by role."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """The checks of one checkpoint, on their way."""
+
+    started: Mapping[str, PrefectFuture[str]]
+
+    @property
+    def trajectories(self) -> str:
+        """The id of the dynamics."""
+        return self.started["trajectories"].result()
+
+    def findings(self) -> dict[str, str]:
+        """By kind of check: the id of what it found. Waits for all."""
+        # In the order in which they were started: of several that fail, the first is the cause.
+        found = {kind: future.result() for kind, future in self.started.items()}
+        return {kind: id_ for kind, id_ in found.items() if kind != "trajectories"}
+
+
+def examine(
+    name: str,
+    simulation: Simulation,
+    checks: Iterable[AnyCheck],
+    checkpoint: str,
+    files: Mapping[str, str],
+    *,
+    beside: bool = False,
+    occasion: str | None = None,
+) -> Examination:
+    """Start the checks that these files allow.
+
+    `beside` something else that computes, one at a time. Dynamics, the longest, has a place of its own;
+    what takes the time comes last and alone. On an `occasion` all is measured again, whatever is on record.
+    """
+    feasible = [check for check in checks if acceptance.lacking(check, (*files, "trajectories")) is None]
+    started: dict[str, PrefectFuture[str]] = {}
+    with_dynamics = dict(files)
+    if any("trajectories" in check.needs for check in feasible):
+        starts = files.get("reference", files["test"])
+        started["trajectories"] = simulate.submit(name, simulation, checkpoint, starts, occasion)
+        with_dynamics["trajectories"] = started["trajectories"]  # type: ignore[assignment]  # Prefect waits
+    for check in sorted(feasible, key=lambda check: (not check.repeatable, "trajectories" in check.needs)):
+        given = with_dynamics if "trajectories" in check.needs else files
+        earlier = [future for kind, future in started.items() if kind != "trajectories"]
+        before = list(started.values()) if not check.repeatable else earlier[-1:] if beside else []
+        started[check.kind] = measure.submit(
+            name, check, checkpoint, given, occasion, wait_for=before, return_state=False
+        )
+    return Examination(started=started)
+
+
+def accept(
+    plan: Campaign,
+    role: PromotedAs,
+    checkpoint: str,
+    files: Mapping[str, str],
+    examination: Examination,
+    others: Mapping[Other, Ground],
+) -> str:
+    """The id of the acceptance of a checkpoint as `role`.
+
+    `others`: the checkpoint and the files of the models that the gate may compare with. What is promoted
+    at present is looked up.
+    """
+    known: dict[Other, Ground | None] = {**others}
+    current = promoted(plan, role)
+    known["current"] = None if current is None else (current, files)
+    compared: dict[Other, dict[str, str] | None] = {}
+    for other, given in known.items():
+        kinds = [t.check for t in plan.gate if t.relative_to == other and t.of in (None, role)]
+        if not kinds:
+            continue
+        compared[other] = None
+        if given is not None:
+            checks = [check for check in plan.checks if check.kind in kinds]
+            compared[other] = examine(other, plan.simulation, checks, *given).findings()
+    findings = examination.findings()
+    return judge(plan, role, checkpoint, files, findings, compared)
+
+
+def chosen(plan: Campaign, kinds: Sequence[str]) -> list[AnyCheck]:
+    """The campaign's checks of these kinds."""
+    return [check for check in plan.checks if check.kind in kinds]

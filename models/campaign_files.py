@@ -1,0 +1,208 @@
+"""Campaign files: found, read, and every input examined before anything runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ase.data import chemical_symbols
+from pydantic import ValidationError
+
+from models import foundation
+from models.campaign import Campaign, FoundationChoice
+from models.datasets import (
+    check_elements,
+    fingerprint,
+    isolated_atoms,
+    read_labels,
+    read_structures,
+    settled,
+    split,
+)
+from models.e0s import given_energies
+from models.pseudolabels import has_labels
+from models.strategies import TARGET_HEAD
+
+
+class CampaignError(ValueError):
+    """A campaign that cannot run; the message names the file, the field and what to do."""
+
+
+def find(name: str) -> Path:
+    """The file of a campaign: a path, or the name of one that ships with Temper."""
+    given = Path(name)
+    if given.suffix in (".yaml", ".yml"):
+        return given
+    shipped = Path(__file__).parents[1] / "deployments" / "campaigns"
+    path = shipped / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
+        raise CampaignError(f"no campaign named {name!r}; shipped: {known}. A path must end in .yaml")
+    return path
+
+
+def load_campaign(
+    name: str,
+    *,
+    labels: str | None = None,
+    level_of_theory: str | None = None,
+    foundation: str | None = None,
+    seed: int | None = None,
+    fields: Mapping[str, Any] | None = None,
+) -> Campaign:
+    """A campaign by name or path with a few values replaced, every input of it examined.
+
+    `fields` maps dotted names, such as "split.by", to values that replace the file's.
+
+    Other labels lose what the file says of its own: licence, citation, calculator, and which of two
+    stands. `seed` replaces the seeds of the split, the replay set, the student, the simulation and every
+    training. Raises CampaignError, DataError or FoundationError with one clear message.
+    """
+    if (labels is None) != (level_of_theory is None):
+        raise CampaignError(
+            "give labels and level_of_theory together: labels of an unknown level mean nothing"
+        )
+    given = {
+        "labels.path": labels,
+        "labels.level_of_theory": level_of_theory,
+        "foundation.name": foundation,
+        **dict.fromkeys(("split.seed", "replay.seed", "student.seed", "simulation.seed"), seed),
+    }
+    overrides = {key: value for key, value in given.items() if value is not None}
+    if labels is not None:
+        overrides |= {"labels.licence": "unknown", "labels.citation": ""}
+        overrides |= {"labels.calculator": None, "labels.repeated": None}
+    campaign = load(find(name), overrides | dict(fields or {}))
+    if seed is not None:
+        campaign = campaign.model_copy(
+            update={
+                "candidates": tuple(c.seeded(seed) for c in campaign.candidates),
+                "checks": tuple(c.seeded(seed) for c in campaign.checks),
+                "student": campaign.student.model_copy(
+                    update={"optimisation": campaign.student.optimisation.model_copy(update={"seed": seed})}
+                ),
+            }
+        )
+    examine(campaign)
+    return campaign
+
+
+def examine(campaign: Campaign) -> None:
+    """Read every input of a campaign and raise on the first that cannot be used, before anything runs."""
+    structures, tested = {}, set[str]()
+    for head in (TARGET_HEAD, *campaign.further):
+        labels, policy = campaign.level(head)
+        labelled = read_labels(labels.path, labels.names, labels.units)
+        isolated, frames = isolated_atoms(settled(labelled, str(labels.path), labels.repeated))
+        parts = split(frames, campaign.split, str(labels.path)).indices
+        if head == TARGET_HEAD:
+            tested = {fingerprint(frames[i]) for i in parts["test"]}
+        elif told := [i for p in ("train", "valid") for i in parts[p] if fingerprint(frames[i]) in tested]:
+            raise CampaignError(
+                f"{labels.path}, frame {told[0]} ({frames[told[0]].get_chemical_formula()}): {head} would "
+                f"train on a structure that {campaign.labels.path} is tested on; give a trajectory the same "
+                f"{campaign.split.by!r} in both, so that both are split alike, or leave it out of one"
+            )
+        if policy.policy in ("isolated_atoms", "explicit"):
+            given_energies(policy, isolated, sorted({int(z) for frame in frames for z in frame.numbers}))
+        structures[labels.path] = [*frames, *isolated]
+    for section in (*campaign.comparable.values(), campaign.replay):
+        if section.path is not None:
+            structures[section.path] = read_structures(section.path)
+    described = foundation.describe(campaign.foundation.name)
+    if described is not None:
+        known = [chemical_symbols[z] for z in described["architecture"]["atomic_numbers"]]
+        for path, items in structures.items():
+            check_elements(items, known, str(path), campaign.foundation.name)
+    if asking := [c.name for c in campaign.candidates if "original_train" in c.replay_parts.values()]:
+        _examine_replay_labels(campaign, asking[0])
+
+
+def _examine_replay_labels(campaign: Campaign, candidate: str) -> None:
+    """Raise CampaignError unless the replay structures have labels at the foundation's own level.
+
+    DataError: two of them are the same structure with different labels.
+    """
+    replay, advice = campaign.replay, "or use pseudolabelled_replay"
+    frames = read_structures(replay.file)
+    for index, frame in enumerate(frames):
+        if not has_labels(frame):
+            raise CampaignError(
+                f"{replay.file}, frame {index} ({frame.get_chemical_formula()}): no REF_energy and "
+                f"REF_forces, on which {candidate} trains; label it at the foundation's level, {advice}"
+            )
+    if replay.labels_level is None:
+        raise CampaignError(
+            f"replay.level_of_theory: is missing; {candidate} trains on the structures' own labels: "
+            f"say of what level they are, {advice}"
+        )
+    known = _foundation_levels(campaign.foundation)
+    if known and replay.labels_level not in known:
+        raise CampaignError(
+            f"replay.level_of_theory: the labels are {replay.labels_level}, the foundation "
+            f"{campaign.foundation.name} is {' or '.join(known)}, and {candidate} would mix them in one "
+            f"head; give replay structures labelled at the foundation's level, {advice}"
+        )
+    settled(frames, str(replay.file), None)
+
+
+def _foundation_levels(choice: FoundationChoice) -> list[str]:
+    """The levels of theory that the chosen foundation may be of, as far as they are known without it."""
+    described = foundation.describe(choice.name)
+    if described is not None:
+        levels = described["level_of_theory"]
+        return [levels[choice.head]] if choice.head in levels else sorted(set(levels.values()))
+    published = foundation.PUBLISHED.get(choice.name)
+    return [published.level_of_theory] if published and choice.head is None else []
+
+
+def load(path: Path, overrides: dict[str, Any] | None = None) -> Campaign:
+    """Read and validate a campaign file.
+
+    `overrides` maps dotted fields ("labels.path") to values that replace the file's. Paths are
+    relative to the file (overriding ones to the working directory) and come back absolute. Raises
+    CampaignError with one line per mistake.
+    """
+    if not path.is_file():
+        raise CampaignError(f"{path}: no such campaign file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise CampaignError(f"{path}: not valid YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise CampaignError(f"{path}: a campaign is a mapping of sections, not {type(content).__name__}")
+    _anchor_paths(content, path.parent.resolve())
+    for dotted, value in (overrides or {}).items():
+        *sections, last = dotted.split(".")
+        target = content
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise CampaignError(f"{path}: {section}: is a mapping of fields, not {target!r}")
+        target[last] = str(Path(value).resolve()) if last == "path" else value
+    try:
+        return Campaign.model_validate(content)
+    except ValidationError as error:
+        raise CampaignError("\n".join(_readable(path, mistake) for mistake in error.errors())) from error
+
+
+def _anchor_paths(content: dict[str, Any], base: Path) -> None:
+    named = [content.get(key) for key in ("further", "evidence")]
+    sections = [*content.values(), *(s for group in named if isinstance(group, dict) for s in group.values())]
+    for section in sections:
+        if isinstance(section, dict) and isinstance(section.get("path"), str):
+            section["path"] = str(base / section["path"])
+    foundation = content.get("foundation")
+    if isinstance(foundation, dict) and (base / str(foundation.get("name"))).is_file():
+        foundation["name"] = str(base / foundation["name"])
+
+
+def _readable(path: Path, mistake: Any) -> str:
+    place = ".".join(str(part) for part in mistake["loc"]) or "campaign"
+    if mistake["type"] == "extra_forbidden":
+        return f"{path}: {place}: unknown key; check its spelling and its section"
+    if mistake["type"] == "missing":
+        return f"{path}: {place}: is missing; add it"
+    message = mistake["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(mistake["input"], dict) else f" (given: {mistake['input']!r})"
+    return f"{path}: {place}: {message}{given}"

@@ -1,0 +1,62 @@
+"""The model card of a checkpoint: Markdown with a YAML head, as model hubs show it."""
+
+import re
+from pathlib import Path
+
+import yaml
+from ase.data import chemical_symbols
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from models.report import ReportData, number
+from models.report_checks import Acceptance
+
+_TEMPLATE = "report_card.md.j2"
+
+
+def model_card(data: ReportData, acceptance: Acceptance) -> str:
+    """What a checkpoint is, how to use it, what it was made from, and what its acceptance found.
+
+    `acceptance` is one of the report's. The text is Markdown; names that came from outside are escaped.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"number": number, "text": _text}
+    slug = re.sub(r"[^\w.-]+", "-", f"{data.title}-{acceptance.name}").strip("-")
+    return environment.get_template(_TEMPLATE).render(
+        data=data,
+        acceptance=acceptance,
+        head=yaml.safe_dump(_head(data, slug), sort_keys=False, allow_unicode=True).rstrip(),
+        file=slug,
+        e0s=data.campaign.e0s if data.campaign else None,
+        symbols=chemical_symbols,
+        unmeasured=[
+            (measured.title, measured.quantities[name].words)
+            for measured in acceptance.checks
+            for name, figure in measured.finding.figures.items()
+            if figure.value is None
+        ],
+    )
+
+
+def _head(data: ReportData, slug: str) -> dict[str, object]:
+    licences = list(dict.fromkeys(data.licences))
+    one = licences[0].lower() if len(licences) == 1 and re.fullmatch(r"[\w.-]+", licences[0]) else None
+    terms = (
+        {"license": one} if one else {"license": "other", "license_name": " and ".join(licences) or "unknown"}
+    )
+    return {
+        **terms,
+        "library_name": "mace-torch",
+        "tags": ["machine-learned-interatomic-potential", "mace", "ase", "molecular-dynamics", "temper"],
+        "model_name": slug,
+    }
+
+
+def _text(words: str) -> str:
+    """Words within a line or a cell of a table: no HTML, no cell of its own."""
+    return re.sub(r"\s+", " ", words).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
