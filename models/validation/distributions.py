@@ -249,18 +249,19 @@ def _diffusions(
 
 
 def _diffusion(run: Sequence[Atoms]) -> dict[str, float]:
-    """D (Å²/ps) of every element: the slope of the squared displacement over the second half, over six.
+    """D (Å²/ps) of every element: the slope of its mean squared displacement with the time between, over six.
 
-    Positions are taken as not wrapped into the cell; a drift of all atoms together is taken off.
+    All origins count, and times from a quarter to half of the run. Positions are taken as not wrapped into
+    the cell; a drift of all atoms together is taken off.
     """
-    times = 1e-3 * np.array([float(atoms.info["time_fs"]) for atoms in run])
+    interval = 1e-3 * (float(run[1].info["time_fs"]) - float(run[0].info["time_fs"]))
     positions = np.stack([atoms.positions - atoms.get_center_of_mass() for atoms in run])
-    squared = ((positions - positions[0]) ** 2).sum(axis=2)
-    half = len(run) // 2
+    lags = np.arange(len(run) // 4, len(run) // 2 + 1)
+    squared = np.array([((positions[lag:] - positions[:-lag]) ** 2).sum(axis=2).mean(axis=0) for lag in lags])
     symbols = np.array(run[0].get_chemical_symbols())
     return {
         str(symbol): float(
-            np.polyfit(times[half:], squared[half:, symbols == symbol].mean(axis=1), 1)[0] / 6.0
+            np.polyfit(interval * lags, squared[:, symbols == symbol].mean(axis=1), 1)[0] / 6.0
         )
         for symbol in np.unique(symbols)
     }
