@@ -30,6 +30,13 @@ os.environ.update(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share a server and a finished campaign in one of the processes of `pytest -n`."""
+    for item in items:
+        if item.get_closest_marker("flow"):
+            item.add_marker(pytest.mark.xdist_group("flow"))
+
+
 @pytest.fixture(autouse=True)
 def temper_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Temper home of the test's own, with no database and no files in it."""
