@@ -79,11 +79,11 @@ def accept(
     """The id of the acceptance of a checkpoint as `role`.
 
     `others`: the checkpoint and the files of the models that the gate may compare with. What is promoted
-    at present is looked up.
+    at present is looked up; a checkpoint is not compared with itself.
     """
     known: dict[Other, Ground | None] = {**others}
     current = promoted(plan, role)
-    known["current"] = None if current is None else (current, files)
+    known["current"] = None if current in (None, checkpoint) else (current, files)
     compared: dict[Other, dict[str, str] | None] = {}
     for other, given in known.items():
         kinds = [t.check for t in plan.gate if t.relative_to == other and t.of in (None, role)]

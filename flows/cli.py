@@ -135,7 +135,7 @@ def validate(
     _check(against, overrides, trust=trust)
     file = Path(model)
     model = str(file.absolute()) if file.exists() else model
-    _check(against, {**overrides, "foundation": model}, trust=trust)
+    _admit(model, trust=trust)
     url = ensure_server(out.print)
     out.print(f"Watch it at {url.removesuffix('/api')}/runs")
     from flows.validate import validate
@@ -197,12 +197,17 @@ def verify() -> None:
 
 def _check(campaign: str, overrides: Mapping[str, Any], *, trust: bool = False) -> None:
     """Examine every input of a campaign, before anything is started; `trust` vouches for its foundation."""
+    from models.campaign_files import load_campaign
+
+    _admit(load_campaign(campaign, **overrides).foundation.name, trust=trust)
+
+
+def _admit(name: str, *, trust: bool) -> None:
+    """Raise unless a model's file may be opened; `trust` vouches for it."""
     from db.trust import trust as vouch
     from db.trust import trusted
-    from models.campaign_files import load_campaign
     from models.foundation import Untrusted, admit, fetch
 
-    name = load_campaign(campaign, **overrides).foundation.name
     try:
         admit(name, trusted)
     except Untrusted:

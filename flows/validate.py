@@ -8,11 +8,11 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from db import artifacts
 from db.settings import settings
 from flows.acceptance import PARALLEL, Ground, accept, examine
-from models import devices
+from models import campaign_files, devices
 from models.campaign import FoundationChoice
-from models.campaign_files import load_campaign
 from models.validation.gate import Other
 from tasks.children import interruptible
 from tasks.datasets import ingest_labels, pseudolabel_replay, record_evidence
@@ -62,10 +62,11 @@ def validate(
 ) -> dict[str, Any]:
     """Measure a model as the champion of a campaign is measured; nothing is promoted."""
     devices.find(settings().device)  # before anything is started
-    plan = load_campaign(
+    plan = campaign_files.load_campaign(
         against, labels=labels or None, level_of_theory=level_of_theory or None, fields=fields
     )
     checkpoint = resolve_foundation(FoundationChoice(name=model, head=head or None))
+    campaign_files.check_known(plan, artifacts.path(checkpoint), model)
     start = resolve_foundation(plan.foundation)
     data = ingest_labels(plan)
     replay = pseudolabel_replay(plan.replay, start)

@@ -1,10 +1,11 @@
 """Campaign files: found, read, and every input examined before anything runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ase import Atoms
 from ase.data import chemical_symbols
 from pydantic import ValidationError
 
@@ -20,6 +21,7 @@ from models.datasets import (
     split,
 )
 from models.e0s import given_energies
+from models.potentials import header
 from models.pseudolabels import has_labels
 from models.strategies import TARGET_HEAD
 
@@ -111,11 +113,25 @@ def examine(campaign: Campaign) -> None:
             structures[section.path] = read_structures(section.path)
     described = foundation.describe(campaign.foundation.name)
     if described is not None:
-        known = [chemical_symbols[z] for z in described["architecture"]["atomic_numbers"]]
-        for path, items in structures.items():
-            check_elements(items, known, str(path), campaign.foundation.name)
+        _check_elements(structures, described, campaign.foundation.name)
     if asking := [c.name for c in campaign.candidates if "original_train" in c.replay_parts.values()]:
         _examine_replay_labels(campaign, asking[0])
+
+
+def check_known(campaign: Campaign, checkpoint: Path, name: str) -> None:
+    """Raise DataError where a model lacks an element of the labels, or of what the checks compare with."""
+    labels = campaign.labels
+    structures = {labels.path: read_labels(labels.path, labels.names, labels.units)}
+    structures |= {s.path: read_structures(s.path) for s in campaign.comparable.values()}
+    _check_elements(structures, header(checkpoint), name)
+
+
+def _check_elements(
+    structures: Mapping[Path, Sequence[Atoms]], described: Mapping[str, Any], model: str
+) -> None:
+    known = [chemical_symbols[z] for z in described["architecture"]["atomic_numbers"]]
+    for path, items in structures.items():
+        check_elements(items, known, str(path), model)
 
 
 def _examine_replay_labels(campaign: Campaign, candidate: str) -> None:

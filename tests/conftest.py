@@ -30,6 +30,7 @@ os.environ.update(
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests that share a server and a finished campaign in one of the processes of `pytest -n`."""
     for item in items:

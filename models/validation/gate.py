@@ -140,7 +140,7 @@ def _relative(
     difference = quantity.unit == "%"
     value, interval, passed = None, None, False
     if other is None:
-        evidence, passed = "nothing is promoted yet to be compared with", True
+        evidence, passed = "nothing else is promoted to be compared with", True
     elif figure["value"] is None:
         evidence = "could not be measured"
     else:

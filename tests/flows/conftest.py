@@ -56,6 +56,7 @@ checks:
   - {kind: speed, replicas: 2}
 gate:
   - {figure: accuracy.forces, relative_to: foundation, at_most: 51.0}
+  - {figure: accuracy.forces, relative_to: current, at_most: 2.0}
   - {figure: dynamics.finished, at_least: 0.0}
   - {figure: distributions.emd, at_most: 50.0}
   - {figure: conservation.drift, at_most: 1.0e+6}

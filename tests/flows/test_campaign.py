@@ -159,7 +159,7 @@ def test_a_second_run_computes_nothing(
     assert done.returncode == 0, done.stdout + done.stderr
     assert again.ask(STEPS) == before
     assert again.ask(RESULTS) == finished[0].ask(RESULTS)
-    assert done.stderr.count("on record, not computed again") == len(before)
+    assert done.stderr.count("on record, not computed again") >= len(before)
 
 
 def in_the_middle_of(kind: str, command: Any) -> bool:

@@ -63,7 +63,7 @@ def recorded(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         trust.trust(pickle, "model-file", "made here")
         given = lessons(campaign)
         champion = fine_tune.fn(campaign, campaign.candidates[0], given)["checkpoint"]
-        run = simulate.fn("champion", campaign, champion, given["train"], explore=True)["trajectories"]
+        run = simulate.fn("champion", campaign.simulation, champion, given["train"])
         labels = label_for_student.fn(campaign, champion, given["train"], [run])
         taught = {role: given[role] for role in ("train", "valid")}
         engine = distil.fn(campaign, {"teacher": champion, **taught, "teacher_labels": labels})["checkpoint"]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,21 @@ def test_a_foreign_model_is_measured_once_somebody_vouches_for_it(
     assert "mean earth mover's distance is" in again.stdout.replace("\n", " ")
     assert command.ask("SELECT name, artifact_id FROM alias_event ORDER BY id")[: len(before)] == before
     assert not command.ask("SELECT 1 FROM alias_event WHERE reason LIKE '%acceptance of%' AND id > 20")
+
+
+def test_a_model_that_lacks_an_element_is_refused_before_anything_is_measured(
+    mini: Path, temper: Callable[..., Any], tmp_path: Path
+) -> None:
+    known = potentials.load(mini.with_name("foundation.safetensors"))
+    without_sodium = {
+        "num_elements": 3,
+        "atomic_numbers": [1, 8, 17],
+        "atomic_energies": [[-10.9, -117.9, -124.4]],
+    }
+    network = potentials.build(potentials.architecture(known.network) | without_sodium)
+    potentials.save(replace(known, network=network), tmp_path / "fewer.safetensors")
+    command = temper()
+    refused = command("validate", str(tmp_path / "fewer.safetensors"), "--against", str(mini))
+    assert refused.returncode == 1
+    assert "Na" in refused.stderr.splitlines()[-1]
+    assert command.ask("SELECT kind FROM step") == [{"kind": "resolve_foundation"}]

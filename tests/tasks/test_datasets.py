@@ -8,9 +8,9 @@ from db import artifacts
 from db.errors import ConflictingMetadata
 from db.lineage import tree
 from models import foundation
-from models.campaign import Campaign, ReferenceTrajectories, Replay
+from models.campaign import Campaign, ReferenceStructures, ReferenceTrajectories, Replay
 from models.datasets import read_structures, write_structures
-from tasks.datasets import ingest_labels, pseudolabel_replay, record_reference
+from tasks.datasets import ingest_labels, pseudolabel_replay, record_evidence
 
 
 def test_labels_become_parts_that_carry_their_terms(campaign: Campaign) -> None:
@@ -48,12 +48,15 @@ def test_the_same_labels_cannot_be_of_two_levels(campaign: Campaign) -> None:
 
 
 def test_a_reference_says_its_level_and_temperature(campaign: Campaign, tmp_path: Path) -> None:
-    reference = ReferenceTrajectories(
-        path=campaign.labels.path, level_of_theory="GFN2-xTB", temperature=300.0, licence="MIT"
-    )
-    artifact = artifacts.get(record_reference.fn(reference))
+    said = {"level_of_theory": "GFN2-xTB", "temperature": 300.0, "licence": "MIT"}
+    reference = ReferenceTrajectories(path=campaign.labels.path, **said)
+    minima = ReferenceStructures(path=campaign.labels.path, level_of_theory="PBE")
+    compared = campaign.model_copy(update={"reference": reference, "evidence": {"minima": minima}})
+    ids = record_evidence.fn(compared)
+    assert set(ids) == {"reference"}, "what is at another level is not compared with"
+    artifact = artifacts.get(ids["reference"])
     assert artifact.kind == "trajectories"
-    assert artifact.metadata == {"level_of_theory": "GFN2-xTB", "temperature": 300.0, "licence": "MIT"}
+    assert artifact.metadata == said
 
 
 def test_the_replay_set_says_of_what_level_each_part_is(campaign: Campaign, tmp_path: Path) -> None:

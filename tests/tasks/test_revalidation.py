@@ -36,6 +36,12 @@ def test_unchanged_bytes_are_no_finding(ids: dict[str, str]) -> None:
     assert verify_bytes.fn("salt@champion", ids["acceptance"]) == []
 
 
+def test_an_acceptance_of_an_earlier_version_is_said_to_be_one(recorded_json: Callable[..., str]) -> None:
+    acceptance = recorded_json({"inputs": {}, "measured": {}}, "acceptance")
+    (finding,) = verify_bytes.fn("salt@champion", acceptance)
+    assert "run its campaign again" in finding
+
+
 @pytest.mark.parametrize("role", ["checkpoint", "test", "acceptance"])
 def test_a_change_in_anything_behind_it_is_found(role: str, ids: dict[str, str]) -> None:
     file = artifacts.path(ids[role])

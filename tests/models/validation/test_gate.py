@@ -99,7 +99,7 @@ def test_nothing_promoted_yet_is_no_obstacle_but_other_samples_are():
     mine = forces(30.0, {"t0": 30.0})
     (first,) = judge([threshold], "champion", mine, {"current": None}, QUANTITIES)
     assert first.passed
-    assert first.evidence == "nothing is promoted yet to be compared with"
+    assert first.evidence == "nothing else is promoted to be compared with"
     elsewhere = {"current": forces(40.0, {"other": 40.0})}
     (other,) = judge([threshold], "champion", mine, elsewhere, QUANTITIES)
     assert not other.passed
