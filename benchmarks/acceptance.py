@@ -146,6 +146,7 @@ def main() -> None:
         files = prepare(campaign, work)
         checkpoint = args.model or specialist(campaign, work)
         seconds, report = validated(checkpoint, work / "home")
+        print(f"the whole acceptance took {seconds:.0f} s\n", flush=True)
         model, foundation = report["acceptances"]
         sound = [verdict["figure"] for verdict in model["verdicts"] if not verdict["passed"]]
         compared = {measured["kind"]: measured["finding"] for measured in foundation["checks"]}
