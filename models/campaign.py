@@ -155,7 +155,7 @@ DEFAULT_GATE = (
     Threshold(figure="consistency.stress", at_most=1.0),
     Threshold(figure="repulsion.compression", at_most=10.0),
     Threshold(figure="relaxation.failures", at_most=10.0),
-    Threshold(figure="speed.ratio", at_least=2.0, of="engine"),
+    Threshold(figure="speed.ratio", at_least=1.5, of="engine"),
 )
 
 _TAKEN = {"foundation", "champion", "student", "engine"}  # what reports call other models
