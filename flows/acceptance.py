@@ -91,8 +91,7 @@ def accept(
             continue
         compared[other] = None
         if given is not None:
-            checks = [check for check in plan.checks if check.kind in kinds]
-            compared[other] = examine(other, plan.simulation, checks, *given).findings()
+            compared[other] = examine(other, plan.simulation, chosen(plan, kinds), *given).findings()
     findings = examination.findings()
     return judge(plan, role, checkpoint, files, findings, compared)
 

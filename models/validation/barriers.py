@@ -30,7 +30,7 @@ from models.validation.base import (
     Role,
     Subject,
     Table,
-    bootstrap,
+    figure,
     shown,
 )
 
@@ -73,7 +73,7 @@ class Barriers(Check):
         known = {n: band for n, band in references.items() if elements.issuperset(band[0].numbers.tolist())}
         notes = [f"{n} left out: it does not know all its elements." for n in references if n not in known]
         if not known:
-            return Finding(figures={name: Figure(value=None) for name in self.quantities}, notes=notes)
+            return self.unmeasured(*notes)
         potential = subject.fast
         paths = [self._path(potential, name, band) for name, band in known.items()]
         errors = {path.name: path.errors for path in paths}
@@ -262,8 +262,7 @@ def _bare(atoms: Atoms) -> Atoms:
 def _mean(values: Mapping[str, float]) -> Figure:
     if not np.isfinite(list(values.values())).all():
         return Figure(value=None)
-    samples = {name: (value, 1.0) for name, value in values.items()}
-    return Figure(value=float(np.mean(list(values.values()))), interval=bootstrap(samples), samples=samples)
+    return figure({name: (value, 1.0) for name, value in values.items()})
 
 
 def _paths(path: Path, frames: Sequence[Atoms]) -> dict[str, list[Atoms]]:

@@ -205,6 +205,10 @@ class Check(BaseModel, ABC):
         """The same check with another seed, where it draws anything."""
         return self.model_copy(update={"seed": seed}) if "seed" in type(self).model_fields else self
 
+    def unmeasured(self, *notes: str) -> Finding:
+        """The finding where nothing could be measured, and why."""
+        return Finding(figures={name: Figure(value=None) for name in self.quantities}, notes=list(notes))
+
     @abstractmethod
     def measure(self, subject: Subject) -> Finding:
         """Measure; what goes wrong with the potential is a finding, never an exception."""
@@ -218,6 +222,14 @@ def bootstrap(samples: Mapping[str, tuple[float, float]]) -> tuple[float, float]
     sums, weights = _resampled(values).sum(axis=1).T
     low, high = np.percentile(sums / weights, COVERAGE)
     return float(low), float(high)
+
+
+def figure(samples: Mapping[str, tuple[float, float]]) -> Figure:
+    """The figure of samples: Σ sums / Σ weights, with its interval; None where there are no samples."""
+    if not samples:
+        return Figure(value=None)
+    total, weight = (sum(part) for part in zip(*samples.values(), strict=True))
+    return Figure(value=total / weight, interval=bootstrap(samples), samples=samples)
 
 
 def compare_in_pairs(

@@ -11,7 +11,7 @@ from pydantic import Field
 from models.dynamics.md import VelocityVerlet, run
 from models.dynamics.trajectories import Trajectory
 from models.potentials import Potential
-from models.validation.base import Check, Figure, Finding, Quantity, Role, Subject, Table, bootstrap
+from models.validation.base import Check, Figure, Finding, Quantity, Role, Subject, Table, figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +148,11 @@ class EnergyConservation(Check):
                 seed=self.seed,
             )
         except ValueError as failure:
-            nothing = dict.fromkeys(self.quantities, Figure(value=None))
-            return Finding(figures=nothing, notes=[f"No drift could be measured: {failure}."])
+            return self.unmeasured(f"No drift could be measured: {failure}.")
         samples = {f"replica {k}": (abs(slope), 1.0) for k, slope in enumerate(found.short.slopes)}
         return Finding(
             figures={
-                "drift": Figure(value=found.short.drift, interval=bootstrap(samples), samples=samples),
+                "drift": figure(samples),
                 "order": Figure(value=found.order),
             },
             tables=[

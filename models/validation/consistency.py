@@ -72,7 +72,7 @@ class Consistency(Check):
         """Measure on test structures shaken by 0.05 Å. Raises DataError where the file has no structure."""
         structures, notes = drawn(subject, self.n_structures, self.seed)
         if not structures:
-            return Finding(figures={name: Figure(value=None) for name in self.quantities}, notes=notes)
+            return self.unmeasured(*notes)
         potential = in_float64(subject.potential)
         generator = np.random.default_rng(self.seed)
         shaken = [_shaken(atoms, generator) for atoms in structures.values()]

@@ -24,7 +24,7 @@ from models.validation.base import (
     Role,
     Subject,
     Table,
-    bootstrap,
+    figure,
 )
 from models.validation.consistency import in_float64
 from models.validation.known_crystals import KnownCrystal, known_crystals
@@ -86,7 +86,7 @@ class Crystals(Check):
             f"{r.name} left out: it does not know all its elements." for r in references if r not in known
         ]
         if not known:
-            return Finding(figures={name: Figure(value=None) for name in self.quantities}, notes=notes)
+            return self.unmeasured(*notes)
         potential = in_float64(subject.potential)
         measured = [self._measured(potential, reference) for reference in known]
         return Finding(
@@ -274,8 +274,7 @@ def _figures(measured: Sequence[_Measured]) -> dict[str, Figure]:
         if not np.isfinite(numbers).all():
             figures[name] = Figure(value=None)
         elif quantity.paired:
-            samples = {crystal: (value, 1.0) for crystal, value in found.items()}
-            figures[name] = Figure(value=float(numbers.mean()), interval=bootstrap(samples), samples=samples)
+            figures[name] = figure({crystal: (value, 1.0) for crystal, value in found.items()})
         else:
             figures[name] = Figure(value=float(numbers.sum() if name == "unstable" else numbers.max()))
     return figures

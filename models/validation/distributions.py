@@ -20,8 +20,8 @@ from models.validation.base import (
     Role,
     Subject,
     Table,
-    bootstrap,
     by_trajectory,
+    figure,
     shown,
 )
 from models.validation.stability import assess
@@ -68,11 +68,7 @@ class Distributions(Check):
         pair, ratio = min(found.shortest.items(), key=lambda item: item[1], default=("", None))
         figures = {
             "emd": Figure(value=found.mean_emd),
-            "replica_emd": Figure(
-                value=float(np.mean([emd for emd, _ in singles.values()])),
-                interval=bootstrap(singles),
-                samples=singles,
-            ),
+            "replica_emd": figure(singles),
             "shortest": Figure(value=ratio),
         }
         notes = [
@@ -139,7 +135,10 @@ class Dynamics(Check):
             for k, run in enumerate(runs)
         ]
         return Finding(
-            figures={name: _share(held) for name, held in outcomes.items()},
+            figures={
+                name: figure({f"replica {k}": (100.0 * is_so, 1.0) for k, is_so in enumerate(held)})
+                for name, held in outcomes.items()
+            },
             plots=[_temperatures(runs)],
             tables=[
                 Table(
@@ -166,11 +165,6 @@ _NORMALISATION = {
     rdf.Kind.RADIAL: "over the ideal gas of the same density (g)",
     rdf.Kind.PAIR: "as the probability density of one pair's distance (p)",
 }
-
-
-def _share(held: Sequence[bool]) -> Figure:
-    samples = {f"replica {k}": (100.0 * is_so, 1.0) for k, is_so in enumerate(held)}
-    return Figure(value=100.0 * sum(held) / len(held), interval=bootstrap(samples), samples=samples)
 
 
 def _temperatures(runs: Sequence[Trajectory]) -> Plot:

@@ -26,7 +26,7 @@ from models.validation.base import (
     Shown,
     Subject,
     Table,
-    bootstrap,
+    figure,
     shown,
 )
 
@@ -212,8 +212,7 @@ def _share(groups: Sequence[Group]) -> Figure:
         for group in groups
         for k, hole in enumerate(group.holes.tolist())
     }
-    value = sum(share for share, _ in samples.values()) / len(samples) if samples else None
-    return Figure(value=value, interval=bootstrap(samples), samples=samples)
+    return figure(samples)
 
 
 def _plot(groups: Sequence[Group]) -> Plot:

@@ -20,7 +20,7 @@ from models.validation.base import (
     Shown,
     Subject,
     Table,
-    bootstrap,
+    figure,
     shown,
 )
 
@@ -101,8 +101,8 @@ class Relaxation(Check):
         failures = {o.name: (0.0 if o.end.converged else 100.0, 1.0) for o in found}
         converged = [o.end.steps for o in found if o.end.converged]
         figures = {
-            "displacement": _mean(moved),
-            "failures": _mean(failures),
+            "displacement": figure(moved),
+            "failures": figure(failures),
             "steps": Figure(value=float(np.mean(converged)) if converged else None),
         }
         relative = relative_errors([o for o in found if o.end.failure is None])
@@ -113,7 +113,7 @@ class Relaxation(Check):
                 formula = known[name].get_chemical_formula()
                 total, weight = sums.get(formula, (0.0, 0.0))
                 sums[formula] = (total + abs(error), weight + 1.0)
-            figures["relative_energy"] = _mean(sums)
+            figures["relative_energy"] = figure(sums)
         return Finding(
             figures=figures,
             tables=[_table(found, relative)],
@@ -171,11 +171,6 @@ def _named(subject: Subject) -> dict[str, Atoms]:
             raise DataError(f"{where}: another minimum has the name {name!r}")
         minima[name] = atoms
     return minima
-
-
-def _mean(samples: Mapping[str, tuple[float, float]]) -> Figure:
-    sums, weights = np.array(list(samples.values())).reshape(-1, 2).sum(axis=0).tolist()
-    return Figure(value=sums / weights if samples else None, interval=bootstrap(samples), samples=samples)
 
 
 def _table(found: Sequence[Optimised], relative: Mapping[str, float]) -> Table:

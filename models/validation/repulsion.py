@@ -24,7 +24,7 @@ from models.validation.base import (
     Shown,
     Subject,
     Table,
-    bootstrap,
+    figure,
     shown,
 )
 from models.validation.consistency import drawn
@@ -86,7 +86,7 @@ class Repulsion(Check):
         """
         structures, notes = drawn(subject, self.n_structures, self.seed)
         if not structures:
-            return Finding(figures={name: Figure(value=None) for name in self.quantities}, notes=notes)
+            return self.unmeasured(*notes)
         present = {int(z) for atoms in structures.values() for z in atoms.numbers}
         pairs = [_pair(subject.potential, a, b) for a, b in combinations_with_replacement(sorted(present), 2)]
         compressions = _compressions(subject.potential, structures, self.smallest)
@@ -95,9 +95,9 @@ class Repulsion(Check):
         weakest = sorted(pairs, key=lambda pair: pair.wall)
         return Finding(
             figures={
-                "pairs": _share(holes),
+                "pairs": figure(holes),
                 "wall": Figure(value=weakest[0].wall),
-                "compression": _share(falls),
+                "compression": figure(falls),
             },
             plots=[*(pair.plot() for pair in weakest[:MOST_PLOTS]), _mean_curve(compressions)],
             tables=[
@@ -211,11 +211,6 @@ def _compressions(
 
 def _scaled(atoms: Atoms, scale: float) -> Atoms:
     return Atoms(atoms.numbers, scale * atoms.positions, cell=scale * atoms.cell.array, pbc=atoms.pbc)
-
-
-def _share(samples: Mapping[str, tuple[float, float]]) -> Figure:
-    value = sum(failed for failed, _ in samples.values()) / len(samples)
-    return Figure(value=value, interval=bootstrap(samples), samples=samples)
 
 
 def _mean_curve(compressions: Mapping[str, _Compression]) -> Plot:

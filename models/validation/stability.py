@@ -22,7 +22,7 @@ from models.validation.base import (
     Role,
     Subject,
     Table,
-    bootstrap,
+    figure,
     shown,
 )
 
@@ -102,8 +102,7 @@ class Stability(Check):
         elements = set(subject.potential.elements)
         starts = [a for a in subject.starts(self.replicas) if elements.issuperset(a.numbers.tolist())]
         if not starts:
-            nothing = dict.fromkeys(self.quantities, Figure(value=None))
-            return Finding(figures=nothing, notes=["The model does not know the elements of any start."])
+            return self.unmeasured("The model does not know the elements of any start.")
         stages = self._stages(subject, starts)
         samples = {
             f"replica {k}, {stage.name}": (100.0 * stage.finished(k), 1.0)
@@ -126,11 +125,7 @@ class Stability(Check):
             notes.append(f"{finite} of them are not periodic in three directions: they have no cell to move.")
         return Finding(
             figures={
-                "finished": Figure(
-                    value=float(np.mean([share for share, _ in samples.values()])),
-                    interval=bootstrap(samples),
-                    samples=samples,
-                ),
+                "finished": figure(samples),
                 "first_failure": Figure(value=min((time for *_, time in fallen), default=whole)),
             },
             plots=_plots(stages),
