@@ -241,8 +241,13 @@ def main() -> None:
         for name, future in running:
             found[name].append(future.result())
             print(f"{name}: {asdict(found[name][-1])}", flush=True)
-    forces, energy = (start["test"][key]["mae"] for key in ("forces", "energy"))
-    unchanged = Measured(forces=forces, energy=energy, retention=1.0, trained=0, seconds=0.0)
+    unchanged = Measured(
+        forces=start["accuracy.forces"],
+        energy=start["accuracy.energy"],
+        retention=1.0,
+        trained=0,
+        seconds=0.0,
+    )
     table = rows(found, unchanged)
     compared = claims(found)
     print("\n".join(["", *table, "", *compared]))

@@ -87,6 +87,35 @@ def run(
 
 
 @app.command()
+def distil(
+    campaign: Campaign,
+    teacher: Annotated[
+        str, typer.Option(help="A checkpoint on record or a file; default: what the campaign promoted.")
+    ] = "",
+    seed: Seed = None,
+    set_: Set = None,
+) -> None:
+    """Teach a fast student what a specialist knows, and promote it; exit code 1 where it does not pass the gate."""
+    overrides = _given(seed=seed) | _fields(set_)
+    _check(campaign, overrides, trust=False)
+    teacher = str(Path(teacher).absolute()) if teacher and Path(teacher).exists() else teacher
+    url = ensure_server(out.print)
+    out.print(f"Watch it at {url.removesuffix('/api')}/runs")
+    from flows.distil import distil
+
+    outcome = distil(campaign, teacher=teacher, **overrides)
+    out.print(_verdicts(outcome["verdicts"]))
+    out.print(f"\n{escape(outcome['summary'])}")
+    for reason in outcome["reasons"]:
+        out.print(f"  {escape(reason)}")
+    out.print(f"Checkpoint: {outcome['engine'][:12]}")
+    out.print(f"Report: {escape(outcome['report'])}")
+    if not outcome["passed"]:
+        out.print(f"To promote it all the same: temper promote {outcome['acceptance'][:12]} --by NAME --reason '…'")
+        raise typer.Exit(1)
+
+
+@app.command()
 def check(
     campaign: Campaign,
     labels: Labels = None,

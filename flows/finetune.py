@@ -10,6 +10,7 @@ from pydantic import Field
 
 from db.settings import settings
 from flows.acceptance import PARALLEL, Ground, accept, chosen, examine
+from flows.distillation import teach
 from models import devices
 from models.campaign_files import load_campaign
 from models.strategies import TARGET_HEAD
@@ -20,8 +21,8 @@ from tasks.foundation import resolve_foundation
 from tasks.promotion import admit, promote
 from tasks.reporting import conclude, report, summarise
 from tasks.structures import record_structures
-from tasks.training import distil, fine_tune, label_for_student, refit_e0s
-from tasks.validation import rank, simulate
+from tasks.training import fine_tune, refit_e0s
+from tasks.validation import rank
 
 
 def run_name() -> str:
@@ -111,15 +112,7 @@ def finetune(
 
         # The champion's checks go on while its student is taught.
         examination = examine("champion", plan.simulation, plan.checks, champion, files, beside=True)
-        met = [examination.trajectories]
-        for number in range(plan.student.rounds + 1):
-            lesson = label_for_student(plan, champion, data["train"], met)
-            taught = {"train": data["train"], "valid": data["valid"], "teacher_labels": lesson}
-            last = number == plan.student.rounds
-            student = distil(plan, {"teacher": champion, **taught}, last=last)
-            if not last:
-                name = f"student of round {number}"
-                met.append(simulate(name, plan.simulation, student["checkpoint"], data["train"]))
+        student = teach(plan, champion, data, examination.trajectories)
 
         champion_acceptance = accept(plan, "champion", champion, files, examination, grounds)
         engine, taught_files = student["checkpoint"], {**files, "teacher": champion}

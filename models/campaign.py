@@ -13,14 +13,15 @@ from pydantic import (
     model_validator,
 )
 
-from models import foundation
+from models import foundation, losses
 from models.datasets import (
     Keys,
     Repeated,
     Splitting,
     Units,
 )
-from models.distillation.students import SmallMace
+from models.distillation.objectives import AnyObjective, Curvature
+from models.distillation.students import AnyStudent, SmallMace
 from models.e0s import E0Policy
 from models.potentials import header
 from models.strategies import REPLAY_HEAD, TARGET_HEAD, AnyStrategy
@@ -124,16 +125,39 @@ class Replay(_Section):
 class StudentPlan(_Section):
     """The fast engine, and what it learns from."""
 
-    architecture: SmallMace = SmallMace()
+    architecture: AnyStudent = SmallMace()
     optimisation: Optimisation = Optimisation(
         learning_rate=0.01, decay="cosine", ema_decay=0.995, clip_gradient=10.0, epochs=20
     )
-    n_structures: int = Field(900, ge=10, description="structures that the teacher labels")
+    weights: losses.Weights = Field(
+        losses.Weights(energy=1.0), description="of labels and the teacher's labels in the loss"
+    )
+    objectives: tuple[AnyObjective, ...] = Field((), description="what else it learns of its teacher")
+    n_structures: int = Field(
+        900, ge=0, description="structures that the teacher labels; 0: it learns from reference labels alone"
+    )
     rattle: float = Field(0.1, gt=0, description="largest, Å")
+    relax_steps: int = Field(
+        0, ge=0, description="steps downhill after each rattling, before the next; 0: single rattlings"
+    )
     rounds: int = Field(
         0, ge=0, description="how often a shortly taught student explores and its dynamics is labelled"
     )
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _learnable(self) -> "StudentPlan":
+        kinds = [objective.kind for objective in self.objectives]
+        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+            raise ValueError(f"objectives: there are two of {', '.join(twice)}; remove one")
+        for objective in self.objectives:
+            objective.check(self.architecture)
+        return self
+
+    @property
+    def curvatures(self) -> list[Curvature]:
+        """The objectives for which the teacher has to label its Hessian."""
+        return [objective for objective in self.objectives if isinstance(objective, Curvature)]
 
     def exploring(self) -> "StudentPlan":
         """The plan of a student that is taught again, with half the epochs."""

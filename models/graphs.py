@@ -2,8 +2,8 @@
 
 import hashlib
 from abc import ABC
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ class Graph:
     `edge_index` (2, E); `unit_shifts` (E, 3); `cell` (3, 3) Å; `energy` eV, `forces` (N, 3) eV/Å,
     `stress` (3, 3) eV/Å³, each NaN where unlabelled; `head` an index. `cell` is never singular: axes
     that are not periodic have unit normals. `periodic` is whether all three are, so that there is a stress.
+    `lessons` is what else a teacher says of it, by name: tensors (N, …), NaN where it says nothing.
     """
 
     positions: torch.Tensor
@@ -40,6 +41,7 @@ class Graph:
     stress: torch.Tensor
     head: int = 0
     periodic: bool = False
+    lessons: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def n_atoms(self) -> int:
@@ -121,7 +123,8 @@ def collate(
     """One disconnected graph out of many, as the dictionary that a MACE network takes; default: on the CPU.
 
     Beside the network's own keys: `labels_energy` (B,) eV, `labels_forces` (ΣN, 3) eV/Å and
-    `labels_stress` (B, 3, 3) eV/Å³, NaN where unlabelled, and `n_atoms` (B,).
+    `labels_stress` (B, 3, 3) eV/Å³, NaN where unlabelled, `n_atoms` (B,), and the lessons that all of
+    the batch have, (ΣN, …).
     """
     counts = torch.tensor([g.n_atoms for g in batch])
     pointer = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
@@ -142,6 +145,7 @@ def collate(
         "labels_energy": torch.tensor([g.energy for g in batch], dtype=torch.float64),
         "labels_forces": torch.cat([g.forces for g in batch]).to(dtype),
         "labels_stress": torch.stack([g.stress for g in batch]).to(dtype),
+        **{name: torch.cat([g.lessons[name] for g in batch]).to(dtype) for name in batch[0].lessons},
     }
     return joined if device is None else {name: tensor.to(device) for name, tensor in joined.items()}
 
@@ -165,7 +169,7 @@ def digest(items: Iterable[Graph]) -> str:
     content = hashlib.sha256()
     for g in items:
         content.update(repr((g.head, g.energy)).encode())
-        for tensor in (g.species, g.positions, g.cell, g.forces, g.stress):
+        for tensor in (g.species, g.positions, g.cell, g.forces, g.stress, *g.lessons.values()):
             content.update(tensor.numpy().tobytes())
     return content.hexdigest()
 

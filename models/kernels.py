@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.nn.functional import embedding_bag
 
+from models.networks.ace import Ace
+from models.networks.regular_ace import RegularAce
 from models.potentials import Network
 
 # The gradient of a weighted sum of rows with respect to its weights: scalar products of pairs of rows.
@@ -39,6 +41,14 @@ def fused(network: Network) -> Network:
 def for_inference(network: Network) -> Network:
     """`fused`, with parameters that are constants: forces are cheaper where nothing is trained."""
     return network if isinstance(network, torch.jit.ScriptModule) else _constant(fused(network))
+
+
+def regular(network: Network) -> torch.nn.Module | None:
+    """`for_inference` for batches in which every atom has the same number of edges, sorted by receiver.
+
+    None where no such form is known.
+    """
+    return RegularAce(_constant(network)) if isinstance(network, Ace) else None
 
 
 def _constant(module: Any) -> Any:

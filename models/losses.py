@@ -1,6 +1,7 @@
 """The training objective: Huber losses on energies per atom, forces and stress, weighted per head."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +25,20 @@ REPLAY = Weights(energy=1.0, stress=1.0)
 HUBER_DELTA = 0.01  # eV, eV/Å, eV/Å³
 
 
+class Term(torch.nn.Module):
+    """One more part of a loss, which may read what else of the teacher stands in the batch.
+
+    What it needs beside the network, such as a projection of features, is trained with it and not kept.
+    """
+
+    def forward(self, network: Any, batch: Batch, output: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The term, a scalar; `output` is what `network` said of `batch`."""
+        raise NotImplementedError
+
+    def judged(self, errors: Mapping[str, float]) -> None:
+        """Take notice of an evaluation: `forces_mae` meV/Å and `energy_per_atom_mae` meV/atom."""
+
+
 def huber(
     output: dict[str, torch.Tensor], batch: Batch, e0s: torch.Tensor, weights: Sequence[Weights]
 ) -> torch.Tensor:
@@ -38,17 +53,21 @@ def huber(
     per_structure = table[batch["head"]]
     target = ((batch["labels_energy"] - e0_sum(batch, e0s)) / batch["n_atoms"]).to(table.dtype)
     energy = output["interaction_energy"] / batch["n_atoms"]
-    total = _mean(energy, target, per_structure[:, 0])
-    total = total + _mean(forces, batch["labels_forces"], per_structure[batch["batch"], 1, None])
+    total = huber_mean(energy, target, per_structure[:, 0])
+    total = total + huber_mean(forces, batch["labels_forces"], per_structure[batch["batch"], 1, None])
     if output.get("stress") is not None:
-        total = total + _mean(output["stress"], batch["labels_stress"], per_structure[:, 2, None, None])
+        total = total + huber_mean(output["stress"], batch["labels_stress"], per_structure[:, 2, None, None])
     return total
 
 
-def _mean(predicted: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def huber_mean(
+    predicted: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean Huber loss of the labelled entries, each times its weight."""
     labelled = torch.isfinite(labels)
     if not labelled.any():
         return predicted.sum() * 0.0
-    weights = weights.expand_as(predicted)[labelled]
     terms = huber_loss(predicted[labelled], labels[labelled], reduction="none", delta=HUBER_DELTA)
-    return (weights * terms).mean()
+    if weights is not None:
+        terms = weights.expand_as(predicted)[labelled] * terms
+    return terms.mean()

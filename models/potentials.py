@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from models import devices
+from models.networks import KINDS, EdgeNetwork
 
 # What mace and e3nn print and warn of while they are imported (optional accelerators) helps nobody here.
 with redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -38,7 +39,7 @@ with redirect_stdout(io.StringIO()), warnings.catch_warnings():
 torch.jit.set_fusion_strategy([("STATIC", 0), ("DYNAMIC", 0)])
 
 Network = Any
-"""A `ScaleShiftMACE`; torch types none of the attributes of its modules."""
+"""A `ScaleShiftMACE` or an `EdgeNetwork`; torch types none of the attributes of mace's modules."""
 
 FORMAT = 1
 _METADATA_KEY = "temper"
@@ -116,6 +117,8 @@ def building(dtype: torch.dtype) -> Iterator[None]:
 
 def architecture(network: Network) -> dict[str, Any]:
     """The JSON-ready description from which `build` makes the same network again."""
+    if isinstance(network, EdgeNetwork):
+        return network.description
     config = extract_config_mace_model(network)
     if "error" in config:
         raise CheckpointError(f"{type(network).__name__} is not supported: {config['error']}")
@@ -132,7 +135,10 @@ def architecture(network: Network) -> dict[str, Any]:
 
 
 def build(description: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> Network:
-    """A freshly initialised `ScaleShiftMACE` of this architecture (see `architecture`)."""
+    """A freshly initialised network of this architecture (see `architecture`)."""
+    if "network" in description:
+        with building(dtype):
+            return KINDS[description["network"]](dict(description))
     config = dict(description)
     for key in _CLASSES:
         if key in config:
@@ -257,7 +263,15 @@ def take_weights(network: Network, foundation: Network) -> None:
 
 
 def export_mace(potential: Potential, path: Path) -> None:
-    """Write a plain MACE `.model` file, in float64, that `MACECalculator` opens."""
+    """Write a plain MACE `.model` file, in float64, that `MACECalculator` opens.
+
+    Raises ValueError on a network that is no MACE.
+    """
+    if isinstance(potential.network, EdgeNetwork):
+        raise ValueError(
+            f"this potential is of kind {potential.network.kind!r} and no MACE, so there is no .model file "
+            "of it; `temper export` writes it for ASE, TorchScript, LAMMPS and torch-sim"
+        )
     network = build(architecture(potential.network), torch.float64)
     network.load_state_dict(potential.network.state_dict())
     torch.save(network, path)
@@ -273,7 +287,8 @@ def compiled(potential: Potential) -> Potential:
         return potential
     network = copy.deepcopy(potential.network).requires_grad_(False).to(devices.chosen())
     with building(potential.dtype):
-        return replace(potential, network=jit.compile(network))
+        script = torch.jit.script if isinstance(network, EdgeNetwork) else jit.compile
+        return replace(potential, network=script(network))
 
 
 def irreps_dim(irreps: str) -> int:

@@ -21,14 +21,16 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from models import devices
 from models.graphs import Batch
-from models.kernels import for_inference
+from models.kernels import for_inference, regular
+from models.networks.ace import padded
 from models.potentials import Potential, compiled
 
 CALLS = 50  # before a batch is taken to come again: about as many as writing it down costs
-LARGEST = 8000  # edges; in larger batches the operations themselves take the time
+LARGEST = 60_000  # edges; in larger batches the operations themselves take the time
 KEPT = 8  # lists of operations, the latest used
 ROOM = 1.08  # between numbers of edges that share a list
 
+_FIXED = ("edge_index", "shifts", "unit_shifts", "cell", "species", "ptr", "head")
 _MOVING = ("positions", "edge_index", "shifts", "unit_shifts", "cell")
 _Operations = Callable[..., tuple[torch.Tensor, ...]]
 
@@ -51,18 +53,20 @@ class Traced(torch.nn.Module):
 
     Batches are filled up with edges longer than the cutoff, which change nothing, so that numbers of edges
     that are close to each other share one list of operations. Before and after, the operations are the same.
-    Where it is called it gives `interaction_energy`, `forces` and, where asked for, `stress`; everything
-    else is the network's own.
+    Where all of a batch but its positions is the very same tensors as in the call before, it is not filled
+    up anew. Where it is called it gives `interaction_energy`, `forces` and, where asked for, `stress`;
+    everything else is the network's own.
     """
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         prepared = for_inference(copy.deepcopy(network).requires_grad_(False))
         # In a tuple, so that it is no child: it is prepared already, and not to be prepared at every call.
-        self._prepared = (prepared,)
+        self._prepared = (prepared, regular(prepared))
         self._cutoff = float(prepared.r_max)
         self._calls: Counter[Any] = Counter()
         self._lists: OrderedDict[Any, _Operations] = OrderedDict()
+        self._latest: tuple[Batch, Batch, tuple[Any, ...]] | None = None
 
     def __getattr__(self, name: str) -> Any:
         # Without its interactions it is not taken for a MACE network, which could be prepared once more.
@@ -78,18 +82,12 @@ class Traced(torch.nn.Module):
         self, data: Batch, *, compute_force: bool = True, compute_stress: bool = False
     ) -> dict[str, torch.Tensor | None]:
         """Energies (B,), forces (ΣN, 3) and stresses (B, 3, 3) or None, without gradients."""
-        filled = self._filled(data)
+        filled, content = self._filled(data)
         n_edges = filled["edge_index"].shape[1]
-        key = (
-            data["species"].numpy().tobytes(),
-            data["ptr"].numpy().tobytes(),
-            data["head"].numpy().tobytes(),
-            compute_stress,
-            n_edges,
-        )
+        key = (*content, compute_stress)
         operations = self._lists.get(key)
         if operations is None:
-            operations = _evaluation(self._prepared[0], filled, compute_stress)
+            operations = _evaluation(self._prepared[1] or self._prepared[0], filled, compute_stress)
             self._calls[key] += 1
             if self._calls[key] > CALLS and n_edges <= LARGEST:
                 operations = _written_down(operations, filled)
@@ -101,11 +99,18 @@ class Traced(torch.nn.Module):
         energy, forces, *stress = operations(*(filled[name] for name in _MOVING))
         return {"interaction_energy": energy, "forces": forces, "stress": stress[0] if stress else None}
 
-    def _filled(self, data: Batch) -> Batch:
-        """The batch with edges from its first atom to a far image of it, up to a number that is often met."""
-        n_edges = data["edge_index"].shape[1]
-        steps = math.ceil(math.log(max(n_edges, 32) / 32.0, ROOM) - 1e-9)
-        missing = math.ceil(32.0 * ROOM**steps) - n_edges
+    def _filled(self, data: Batch) -> tuple[Batch, tuple[Any, ...]]:
+        """The batch with more edges, up to a number that is often met, and what its operations depend on."""
+        if self._latest is None or any(self._latest[0][name] is not data[name] for name in _FIXED):
+            more = self._longer(data) if self._prepared[1] is None else self._regular(data)
+            content = [data[name].numpy().tobytes() for name in ("species", "ptr", "head")]
+            self._latest = data, more, (*content, more["edge_index"].shape[1])
+        _, more, key = self._latest
+        return data | more, key
+
+    def _longer(self, data: Batch) -> Batch:
+        """Edges with more of them, from the first atom to a far image of it."""
+        missing = _often_met(data["edge_index"].shape[1], 32) - data["edge_index"].shape[1]
         first = data["cell"][0]
         unit = math.ceil(20.0 * self._cutoff / float(first.norm()))
         far = {
@@ -113,10 +118,30 @@ class Traced(torch.nn.Module):
             "unit_shifts": first.new_tensor([unit, 0, 0]).expand(missing, 3),
             "shifts": (unit * first).expand(missing, 3),
         }
-        return data | {
+        return {
             name: torch.cat([data[name], more], dim=1 if name == "edge_index" else 0)
             for name, more in far.items()
         }
+
+    def _regular(self, data: Batch) -> Batch:
+        """As many edges for every atom, sorted by receiver; some are from it to itself, beyond the cutoff."""
+        edge_index, shifts = data["edge_index"], data["shifts"]
+        n_atoms = len(data["species"])
+        most = int(torch.bincount(edge_index[1], minlength=n_atoms).max())
+        places, slots = padded(edge_index[1], n_atoms, _often_met(most, 8))
+        atoms = torch.arange(n_atoms).repeat_interleave(slots)
+        there = places < edge_index.shape[1]
+        sender = atoms.clone()
+        sender[there] = edge_index[0, places[there]]
+        far = shifts.new_tensor([1.5 * self._cutoff, 0.0, 0.0]).repeat(n_atoms * slots, 1)
+        far[there] = shifts[places[there]]
+        return {"edge_index": torch.stack([sender, atoms]), "shifts": far}
+
+
+def _often_met(number: int, least: int) -> int:
+    """A number from a short series, this or larger."""
+    steps = math.ceil(math.log(max(number, least) / least, ROOM) - 1e-9)
+    return math.ceil(float(least) * ROOM**steps)
 
 
 def _evaluation(network: Any, data: Batch, stress: bool) -> _Operations:

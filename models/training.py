@@ -69,7 +69,8 @@ class Diverged(RuntimeError):
 class TrainingSetup:
     """What a strategy prepares: the network, its data by role, and the weights of its heads.
 
-    `valid` maps a name ("target", "replay") to graphs; `score` names the one that is the target.
+    `valid` maps a name ("target", "replay") to graphs; `score` names the one that is the target. `terms` come
+    on top of the labels in the loss.
     """
 
     network: Network
@@ -77,6 +78,7 @@ class TrainingSetup:
     valid: Mapping[str, Sequence[Graph]]
     weights: Sequence[losses.Weights]
     score: str = "target"
+    terms: Sequence[losses.Term] = ()
 
     def check(self, best_by: Rule = "target") -> None:
         """Raise EmptyTraining where the training could not change, learn or judge anything."""
@@ -148,14 +150,16 @@ def fit(
     network = setup.network.train()
     average = copy.deepcopy(network).to(devices.chosen())
     network.to(devices.chosen())
+    terms = torch.nn.ModuleList(setup.terms).to(devices.chosen())
     fast = fused(network)  # the same parameters
-    trainable = [p for p in network.parameters() if p.requires_grad]
+    trainable = [p for p in (*network.parameters(), *terms.parameters()) if p.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=optimisation.learning_rate, weight_decay=0.0, amsgrad=True)
     e0s = torch.atleast_2d(network.atomic_energies_fn.atomic_energies)
     saved = StateFile(
         state_path,
         {**optimisation.model_dump(), "processes": n_processes, "network and data": _digest(setup)},
-        {"network": network, "average": average, "optimiser": optimiser},
+        {"network": network, "average": average, "optimiser": optimiser}
+        | ({"terms": terms} if setup.terms else {}),
         every_seconds=save_seconds,
         writes=rank == 0,
     )
@@ -184,7 +188,7 @@ def fit(
             batch = collate(graphs, e0s.shape[1], trainable[0].dtype, trainable[0].device)
             with uninterrupted():
                 state.rate = optimiser.param_groups[0]["lr"] = _learning_rate(optimisation, state.done)
-                loss = _update(fast, batch, e0s, setup.weights, optimiser, optimisation, trainable)
+                loss = _update(fast, batch, e0s, setup, optimiser, optimisation, trainable)
                 state.advance(loss, len(runs))
                 decay = min(optimisation.ema_decay, (1 + state.updates) / (10 + state.updates))
                 _follow(average, network, decay)
@@ -215,15 +219,17 @@ def _update(
     network: Network,
     batch: Batch,
     e0s: torch.Tensor,
-    weights: Sequence[losses.Weights],
+    setup: TrainingSetup,
     optimiser: torch.optim.Optimizer,
     optimisation: Optimisation,
     trainable: list[torch.nn.Parameter],
 ) -> float:
     """One step of the optimiser; returns the loss, its mean where several processes take part."""
-    with_stress = any(w.stress for w in weights) and bool(batch["labels_stress"].isfinite().any())
+    with_stress = any(w.stress for w in setup.weights) and bool(batch["labels_stress"].isfinite().any())
     output = network(batch, training=True, compute_force=True, compute_stress=with_stress)
-    loss = losses.huber(output, batch, e0s, weights)
+    loss = losses.huber(output, batch, e0s, setup.weights)
+    for term in setup.terms:
+        loss = loss + term(network, batch, output)
     optimiser.zero_grad()
     loss.backward()
     loss = processes.average(loss.detach(), trainable)
@@ -269,6 +275,9 @@ def _judge(
         "learning_rate": state.rate,
         **processes.first_process_says(errors),
     }
+    prefix = f"{setup.score}_"
+    for term in setup.terms:
+        term.judged({k.removeprefix(prefix): row[k] for k in row if k.startswith(prefix)})
     rule = optimisation.best_by
     found = scores(row, setup.judged(rule), rule)
     with uninterrupted():

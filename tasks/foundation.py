@@ -5,9 +5,10 @@ from pathlib import Path
 from prefect import task
 
 from db import artifacts, trust
+from db.errors import ProvenanceError
 from db.steps import Output
 from models import foundation
-from models.campaign import FoundationChoice
+from models.campaign import Campaign, FoundationChoice
 from models.potentials import header
 from tasks.children import in_child
 from tasks.records import Kind, Recipe, made
@@ -24,6 +25,22 @@ def resolve_foundation(choice: FoundationChoice) -> str:
 
     recipe = Recipe(parameters=choice.model_dump(), inputs=source, names={"foundation": choice.name})
     return made(RESOLVE_FOUNDATION, recipe)["foundation"]
+
+
+@task(name="resolve teacher", task_run_name="resolve-teacher")
+def resolve_teacher(campaign: Campaign, teacher: str) -> str:
+    """The id of a checkpoint that is to teach: a file, one on record, or (empty) the campaign's champion.
+
+    Raises UnknownArtifact where there is none, and ProvenanceError where what is found is no checkpoint.
+    """
+    if Path(teacher).is_file():
+        return resolve_foundation.fn(FoundationChoice(name=teacher))
+    found = artifacts.find(teacher or f"{campaign.name}@champion")
+    if found.kind not in ("checkpoint", "foundation"):
+        raise ProvenanceError(
+            f"{artifacts.titled(found)} is no checkpoint, and cannot teach; give one that is"
+        )
+    return found.id
 
 
 def _resolve(recipe: Recipe, work: Path) -> dict[str, Output]:

@@ -103,3 +103,8 @@ def steps(message: dict[str, Any]) -> tuple[float, str]:
         message["step"] / message["steps"],
         f"step {message['step']}/{message['steps']}, {message['running']} replicas running",
     )
+
+
+def parts(message: dict[str, Any]) -> tuple[float, str]:
+    """The share and the line of work that is done part by part."""
+    return message["done"] / message["parts"], f"part {message['done']} of {message['parts']}"

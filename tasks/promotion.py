@@ -140,11 +140,15 @@ def admit(campaign: Campaign, ids: Iterable[str]) -> None:
 
 
 def promoted(campaign: Campaign, role: PromotedAs) -> str | None:
-    """The id of the checkpoint that `<campaign>@<role>` stands for; None where there is none."""
+    """The id of the checkpoint that `<campaign>@<role>` stands for, None where there is none to go by.
+
+    None too where it, or what it was made from, is retracted: it is no measure for another.
+    """
     try:
-        return aliases.resolve(f"{campaign.name}@{role}").id
+        found = aliases.resolve(f"{campaign.name}@{role}").id
     except UnknownArtifact:
         return None
+    return None if tainted(found) else found
 
 
 @task(name="promote", task_run_name="promote-{role}")

@@ -15,15 +15,16 @@ from db.store import DamagedFile
 from db.transfer import collect
 from models import foundation
 from tasks.datasets import INGEST_LABELS, PSEUDOLABEL_REPLAY
+from tasks.distillation import DISTIL, LABEL_CURVATURE, LABEL_FOR_STUDENT
 from tasks.foundation import RESOLVE_FOUNDATION
-from tasks.training import DISTIL, FINE_TUNE, LABEL_FOR_STUDENT, REFIT_E0S
+from tasks.training import FINE_TUNE, REFIT_E0S
 from tasks.validation import SIMULATE
 
 KINDS = {
     kind.name: kind
     for kind in (
         *(RESOLVE_FOUNDATION, INGEST_LABELS, PSEUDOLABEL_REPLAY, REFIT_E0S),
-        *(FINE_TUNE, SIMULATE, LABEL_FOR_STUDENT, DISTIL),
+        *(FINE_TUNE, SIMULATE, LABEL_FOR_STUDENT, LABEL_CURVATURE, DISTIL),
     )
 }
 """The kinds of steps that can lie behind a checkpoint."""

@@ -1,20 +1,17 @@
-"""E0s, candidates, students."""
+"""E0s and candidates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from prefect import task
 from pydantic import TypeAdapter
 
-from db import artifacts, licences
+from db import licences
 from db.steps import Output
 from models import e0s, finetuning
 from models.campaign import Campaign
-from models.distillation import training as distillation
-from models.distillation.students import SmallMace
 from models.e0s import E0Policy
 from models.strategies import TARGET_HEAD, AnyStrategy, Strategy
-from models.training import Optimisation
 from tasks.children import in_child
 from tasks.datasets import prefix
 from tasks.progress import training
@@ -61,7 +58,7 @@ def fine_tune(campaign: Campaign, strategy: AnyStrategy, inputs: Mapping[str, st
     recipe = Recipe(
         parameters=strategy.model_dump(mode="json"),
         inputs=inputs,
-        names=_names(f"{campaign.name}-{strategy.name}"),
+        names=checkpoint_names(f"{campaign.name}-{strategy.name}"),
         seed=strategy.optimisation.seed,
     )
     return made(FINE_TUNE, recipe)
@@ -99,74 +96,8 @@ def _fine_tune(recipe: Recipe, work: Path) -> dict[str, Output]:
 FINE_TUNE = Kind(name="fine_tune", version=2, compute=_fine_tune)
 
 
-@task(name="label for student", task_run_name="label-for-student")
-def label_for_student(campaign: Campaign, teacher: str, train: str, dynamics: Sequence[str]) -> str:
-    """The id of the structures that the teacher labelled for its student; see `models.distillation`."""
-    recipe = Recipe(
-        parameters=campaign.student.model_dump(include={"n_structures", "rattle"}),
-        inputs={"teacher": teacher, "train": train, "dynamics": dynamics},
-        names={"labels": f"{campaign.name}-teacher-labels"},
-        seed=campaign.student.seed,
-    )
-    return made(LABEL_FOR_STUDENT, recipe)["labels"]
-
-
-def _label(recipe: Recipe, work: Path) -> dict[str, Output]:
-    path = in_child(
-        distillation.label_pool,
-        recipe.file("teacher"),
-        recipe.file("train"),
-        [artifacts.path(run) for run in recipe.ids("dynamics")],
-        recipe.parameters["n_structures"],
-        recipe.parameters["rattle"],
-        recipe.seed,
-        work,
-    )
-    said = heritage(recipe, ("teacher",), "labels")
-    return {"labels": Output(path=path, kind="dataset", name=said["name"], metadata=said)}
-
-
-LABEL_FOR_STUDENT = Kind(name="label_for_student", version=2, compute=_label)
-
-
-@task(name="distil", task_run_name="distil-student")
-def distil(campaign: Campaign, inputs: Mapping[str, str], *, last: bool = True) -> Mapping[str, str]:
-    """Ids of the student's checkpoint and history; `inputs` are teacher, train, valid, teacher_labels.
-
-    A student that is not the `last` one only explores: half the epochs will do.
-    """
-    plan = campaign.student if last else campaign.student.exploring()
-    recipe = Recipe(
-        parameters=plan.model_dump(mode="json", include={"architecture", "optimisation"}),
-        inputs=inputs,
-        names=_names(f"{campaign.name}-student"),
-        seed=plan.optimisation.seed,
-    )
-    return made(DISTIL, recipe)
-
-
-def _distil(recipe: Recipe, work: Path) -> dict[str, Output]:
-    optimisation = Optimisation.model_validate(recipe.parameters["optimisation"])
-    files = recipe.files()
-    said = heritage(recipe, ("teacher", "train"))
-    with training("distil", said["name"], work.name, recipe.parameters, optimisation.epochs) as show:
-        files = in_child(
-            distillation.distil,
-            SmallMace.model_validate(recipe.parameters["architecture"]),
-            optimisation,
-            files.pop("teacher"),
-            files,
-            said,
-            work,
-            on_progress=show,
-        )
-    return fitted(files, recipe, said)
-
-
-DISTIL = Kind(name="distil", version=2, compute=_distil)
-
-
-def _names(checkpoint: str) -> dict[str, str]:
+def checkpoint_names(checkpoint: str) -> dict[str, str]:
+    """What a checkpoint and its history are called."""
     return {"checkpoint": checkpoint, "history": f"{checkpoint}-history"}
 
 

@@ -1,82 +1,26 @@
-"""A student from its teacher: the teacher labels what it met in its own dynamics, the student learns it."""
+"""A student from its teacher's lessons and the reference labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
 
 from models import losses
-from models.datasets import fingerprint, read_structures, write_structures
-from models.distillation.students import SmallMace
-from models.dynamics import trajectories
+from models.datasets import fingerprint, read_structures
+from models.distillation.hessians import Products
+from models.distillation.objectives import AnyObjective, Teaching
+from models.distillation.students import Student
 from models.e0s import E0Policy, count_elements, ridge_fit
 from models.finetuning import save_fit
 from models.graphs import graph
 from models.potentials import Potential, load
-from models.pseudolabels import pseudolabel
 from models.strategies import TARGET_HEAD
 from models.training import Optimisation, Report, TrainingSetup, fit
 
-_MAX_FORCE = 25.0  # eV/Å
-
-
-def pool(
-    labelled: Sequence[Atoms],
-    dynamics: Sequence[Sequence[Atoms]],
-    n_structures: int,
-    rattle: float,
-    seed: int,
-) -> list[Atoms]:
-    """`n_structures` unlabelled structures: half from dynamics, half rattled copies of labelled ones.
-
-    The first of `dynamics` is the teacher's. Up to as many structures of each further one, which students
-    ran into by themselves, come on top.
-
-    `rattle` is the largest standard deviation of a coordinate, Å; each copy has its own, from zero to
-    that, so that a student knows what lies beyond thermal motion. Trajectories that are shorter
-    than their half are made up for by more rattled structures.
-    """
-    rng = np.random.default_rng(seed)
-    own, *met = dynamics
-    structures = [_bare(frame) for frame in _some(own, n_structures // 2, rng)]
-    while len(structures) < n_structures:
-        copy = _bare(labelled[int(rng.integers(len(labelled)))])
-        copy.positions += rng.normal(scale=rng.uniform(0.0, rattle), size=copy.positions.shape)
-        structures.append(copy)
-    for frames in met:
-        structures += [_bare(frame) for frame in _some(frames, n_structures // 2, rng)]
-    return structures
-
-
-def _some(frames: Sequence[Atoms], number: int, rng: np.random.Generator) -> list[Atoms]:
-    """At most `number` of the frames, in their order."""
-    picks = rng.choice(len(frames), min(number, len(frames)), replace=False)
-    return [frames[i] for i in sorted(picks)]
-
-
-def _bare(frame: Atoms) -> Atoms:
-    return Atoms(frame.numbers, positions=frame.positions, cell=frame.cell, pbc=frame.pbc)
-
-
-def label_pool(
-    teacher: Path,
-    train: Path,
-    dynamics: Sequence[Path],
-    n_structures: int,
-    rattle: float,
-    seed: int,
-    work: Path,
-) -> Path:
-    """The file of structures that `teacher` labelled for its student (see `pool`).
-
-    Those with a force above 25 eV/Å, where it is out of its depth, are left out.
-    """
-    frames = [[atoms for run in trajectories.load(path) for atoms in run.to_atoms()] for path in dynamics]
-    labelled = pseudolabel(load(teacher), pool(read_structures(train), frames, n_structures, rattle, seed))
-    path = work / "teacher_labels.extxyz"
-    write_structures(path, [a for a in labelled if np.abs(a.arrays["REF_forces"]).max() < _MAX_FORCE])
-    return path
+LABELS = ("train", "teacher_labels")
+"""The roles of the files that a student learns from."""
 
 
 def bound_e0s(teacher: Potential, lessons: Sequence[Atoms], elements: Sequence[int]) -> dict[int, float]:
@@ -92,41 +36,75 @@ def bound_e0s(teacher: Potential, lessons: Sequence[Atoms], elements: Sequence[i
     return dict(zip(elements, map(float, bound), strict=True))
 
 
+def prepare(
+    student: Student,
+    objectives: Sequence[AnyObjective],
+    weights: losses.Weights,
+    teacher: Potential,
+    structures: Sequence[Atoms],
+    valid: Sequence[Atoms],
+    products: Mapping[str, Products],
+    seed: int,
+) -> TrainingSetup:
+    """A fresh student, what it learns from, and its loss.
+
+    `structures` carry labels or pseudolabels, `valid` labels; `products` are the teacher's, by kind of
+    objective. Raises ValueError where an objective does not suit the student or has no labels.
+    """
+    present = sorted({int(z) for atoms in (*structures, *valid) for z in atoms.numbers})
+    e0s = bound_e0s(teacher, structures, present)
+    train = [graph(atoms, present, student.cutoff) for atoms in structures]
+    network = student.network(e0s, train, seed)
+    teaching = Teaching(teacher, structures, valid, products, weights)
+    lessons = [objective.prepare(network, teaching) for objective in objectives]
+    for lesson in lessons:
+        if lesson.of_each is not None:
+            train = [
+                replace(item, lessons={**item.lessons, **said})
+                for item, said in zip(train, lesson.of_each, strict=True)
+            ]
+    return TrainingSetup(
+        network=network,
+        train=train,
+        valid={"target": [graph(atoms, present, student.cutoff) for atoms in valid]},
+        weights=[weights],
+        terms=[lesson.term for lesson in lessons if lesson.term is not None],
+    )
+
+
 def distil(
-    student: SmallMace,
+    student: Student,
+    objectives: Sequence[AnyObjective],
+    weights: losses.Weights,
     optimisation: Optimisation,
-    teacher: Path,
-    data: dict[str, Path],
-    provenance: dict[str, str],
+    files: Mapping[str, Path],
+    provenance: Mapping[str, str],
     work: Path,
     report: Report | None = None,
 ) -> dict[str, Path]:
-    """Train `student` on reference labels (`train`) and the teacher's (`teacher_labels`).
+    """Train a student; returns the files `checkpoint` and `history`. A killed call goes on from `work`.
 
-    Energies and forces of both have equal weight per structure; `valid` holds reference labels.
-    Returns the files `checkpoint` and `history`. A killed call goes on from `work`.
+    `files` has the `teacher`, the reference labels `train` and `valid`, and where there are any, the
+    `teacher_labels` of further structures and, by kind of objective, the teacher's products. All labels have
+    equal weight per structure. A structure that is validated on is not learnt, whoever labelled it.
     """
-    taught_by = load(teacher)
-    frames = {role: read_structures(path) for role, path in data.items()}
-    present = sorted({int(z) for items in frames.values() for atoms in items for z in atoms.numbers})
+    teacher = load(files["teacher"])
+    frames = {role: read_structures(files[role]) for role in (*LABELS, "valid") if role in files}
     held_out = {fingerprint(atoms) for atoms in frames["valid"]}
-    lessons = [
-        a for role in ("train", "teacher_labels") for a in frames[role] if fingerprint(a) not in held_out
+    structures = [
+        atoms for role in LABELS for atoms in frames.get(role, []) if fingerprint(atoms) not in held_out
     ]
-    e0s = bound_e0s(taught_by, lessons, present)
-    train = [graph(a, present, student.cutoff) for a in lessons]
-    network = student.network(e0s, train, optimisation.seed)
-    setup = TrainingSetup(
-        network=network,
-        train=train,
-        valid={"target": [graph(a, present, student.cutoff) for a in frames["valid"]]},
-        weights=[losses.Weights(energy=1.0, forces=10.0)],
+    products: dict[str, Products] = {o.kind: Products(files[o.kind]) for o in objectives if o.kind in files}
+    setup = prepare(
+        student, objectives, weights, teacher, structures, frames["valid"], products, optimisation.seed
     )
     fitted = fit(setup, optimisation, state_path=work / "state.pt", report=report)
+    for objective in objectives:
+        objective.finish(fitted.network)
     engine = Potential(
         network=fitted.network,
-        level_of_theory={TARGET_HEAD: taught_by.level_of_theory[taught_by.heads[-1]]},
-        provenance=provenance,
+        level_of_theory={TARGET_HEAD: teacher.level_of_theory[teacher.heads[-1]]},
+        provenance=dict(provenance),
     )
     assert engine.heads == [TARGET_HEAD]
     return save_fit(engine, fitted, work)

@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 
 from ase import Atoms, units
 
-from models import graphs
+from models.dynamics.forces import Forces
 from models.dynamics.integrators import Integrator, Isobaric, Langevin, VelocityVerlet
 from models.dynamics.limits import Limits
-from models.dynamics.replicas import Course, Replica, replicas
+from models.dynamics.replicas import Course, replicas
 from models.dynamics.trajectories import Trajectory
 from models.potentials import Potential
-from models.tracing import traced
 
 __all__ = ["Integrator", "Isobaric", "Langevin", "Report", "VelocityVerlet", "run"]
 
@@ -57,15 +56,15 @@ def run(
     )
     everyone = replicas(potential, starts, course, head)
     half = 0.5 * integrator.time_step * units.fs
-    potential = traced(potential)
+    forces = Forces(potential, stress=integrator.moves_cell)
     running = list(everyone)
-    _evaluate(potential, running, integrator.moves_cell)
+    forces.update(running)
     for step in range(steps + 1):
         if step:
             for replica in running:
                 replica.velocities += half * replica.forces / replica.masses
                 integrator.move(replica, step / steps)
-            _evaluate(potential, running, integrator.moves_cell)
+            forces.update(running)
             for replica in running:
                 replica.velocities += half * replica.forces / replica.masses
         for replica in running:
@@ -76,9 +75,3 @@ def run(
         if not running:
             break
     return [replica.trajectory() for replica in everyone]
-
-
-def _evaluate(potential: Potential, running: Sequence[Replica], stress: bool) -> None:
-    items = [replica.current_graph() for replica in running]
-    for replica, prediction in zip(running, graphs.predict(potential, items, stress=stress), strict=True):
-        replica.take(prediction)

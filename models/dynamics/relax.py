@@ -14,9 +14,10 @@ from ase import Atoms, units
 from models import graphs
 from models.graphs import Prediction
 from models.potentials import Potential
+from models.systems.random_crystals import room
 
 LONGEST_STEP = 0.2  # Å
-COLLAPSED = 0.1  # of the first volume; far beyond what 50 GPa does to a solid
+COLLAPSED = 0.1  # of the first volume or of a solid's; 50 GPa leave a fifth even of caesium, the softest
 
 # The algorithm's own constants, in units where every mass is one.
 _TIME_STEP, _LONGEST_TIME_STEP, _SHORTEST_TIME_STEP = 0.1, 1.0, 0.002
@@ -60,8 +61,10 @@ def relax(
 
     With a `pressure` (GPa) the cells relax too, to the least enthalpy; their forces are -V (σ + p) / N,
     as in ASE's filters. Steps are at most 0.2 Å long, so that a bad potential shows where it goes wrong. A
-    structure whose energy, forces or stress are not finite, or whose cell shrinks to a tenth, has failed;
-    the others go on. Each is relaxed as it would be alone, but for rounding.
+    structure whose energy, forces or stress are not finite, or whose cell shrinks to a tenth of what it was
+    or of what its atoms take in a solid, has failed; the others go on. (The denser it is, the more neighbours
+    it has: a collapse without end would take without end.) Each is relaxed as it would be alone, but for
+    rounding.
 
     Raises ValueError on an unknown element, on steps below one, and with a pressure on a structure that
     is not periodic in all directions.
@@ -96,7 +99,7 @@ class _Search:
         self.atoms = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
         self._good = self.atoms.copy()
         self._pressure = pressure
-        self._first_volume = abs(np.linalg.det(atoms.cell.array))
+        self._least_volume = COLLAPSED * max(abs(np.linalg.det(atoms.cell.array)), room(atoms.numbers))
         self._forces = np.full((len(atoms) + (0 if pressure is None else 3), 3), np.nan)
         self._velocities = np.zeros_like(self._forces)
         self._time_step, self._mixing, self._downhill = _TIME_STEP, _MIXING, 0
@@ -143,7 +146,7 @@ class _Search:
         self._velocities *= min(1.0, LONGEST_STEP / longest)
         self._displace(self._time_step * self._velocities)
         self._moves += 1
-        if self._pressure is not None and self.atoms.get_volume() < COLLAPSED * self._first_volume:
+        if self._pressure is not None and self.atoms.get_volume() < self._least_volume:
             self.failure = (
                 f"the cell has collapsed to {self.atoms.get_volume() / len(self.atoms):.2g} Å³ per atom"
             )

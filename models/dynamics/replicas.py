@@ -11,7 +11,7 @@ from models import graphs
 from models.dynamics import limits as failures
 from models.dynamics.integrators import Isobaric, Langevin, VelocityVerlet, thermal_speed
 from models.dynamics.limits import Failure, Limits
-from models.dynamics.neighbours import VerletList
+from models.dynamics.neighbours import Neighbours, VerletList
 from models.dynamics.trajectories import Trajectory
 from models.graphs import Graph, Prediction
 from models.potentials import Potential
@@ -42,7 +42,13 @@ class Replica:
     """
 
     def __init__(
-        self, atoms: Atoms, graph: Graph, cutoff: float, generator: np.random.Generator, course: Course
+        self,
+        atoms: Atoms,
+        graph: Graph,
+        cutoff: float,
+        margin: float,
+        generator: np.random.Generator,
+        course: Course,
     ) -> None:
         self.graph = graph
         self.numbers = atoms.numbers.copy()
@@ -52,7 +58,7 @@ class Replica:
         self.positions = atoms.positions.copy()
         self.velocities = atoms.get_velocities().copy()
         self.generator = generator
-        self.neighbours = VerletList(self.numbers, self.pbc, cutoff, SKIN)
+        self.neighbours = VerletList(self.numbers, self.pbc, cutoff, SKIN, margin)
         self.energy = np.nan
         self.forces = np.zeros_like(self.positions)
         self.stress: np.ndarray | None = None
@@ -84,16 +90,24 @@ class Replica:
         """Å³; of a system that is not periodic whatever its cell says."""
         return abs(float(np.linalg.det(self.cell)))
 
+    def near(self) -> Neighbours:
+        """The neighbours at the present positions; the very same object while nothing of it has changed."""
+        self._near = self.neighbours.within(self.positions, self._cell)
+        return self._near
+
+    @property
+    def _cell(self) -> np.ndarray:
+        return self.cell if self._course.integrator.moves_cell else self._box
+
     def current_graph(self) -> Graph:
-        """The graph at the present positions; also remembers the contacts for `observe`."""
-        cell = self.cell if self._course.integrator.moves_cell else self._box
-        self.pairs, shifts, self.distances, self.contacts = self.neighbours.within(self.positions, cell)
+        """The graph at the present positions."""
+        near = self.near()
         return replace(
             self.graph,
             positions=torch.tensor(self.positions),
-            edge_index=torch.as_tensor(self.pairs),
-            unit_shifts=torch.as_tensor(shifts),
-            cell=torch.as_tensor(cell),
+            edge_index=torch.as_tensor(near.pairs),
+            unit_shifts=torch.as_tensor(near.shifts),
+            cell=torch.as_tensor(self._cell),
         )
 
     def take(self, prediction: Prediction) -> None:
@@ -123,7 +137,14 @@ class Replica:
         if found is not None or limits is None:
             return found
         found = (
-            failures.close_contact(self.pairs, self.distances, self.contacts, self.numbers, limits, time_fs)
+            failures.close_contact(
+                self._near.pairs,
+                self._near.distances(self.positions, self._cell),
+                self._near.contacts,
+                self.numbers,
+                limits,
+                time_fs,
+            )
             or failures.large_force(self.forces, self.numbers, limits, time_fs)
             or failures.volume_changed(self.volume, self._volume, limits, time_fs)
         )
@@ -163,7 +184,8 @@ def replicas(
         raise ValueError("limits.separation is for clusters: leave it out for periodic systems")
     if course.integrator.moves_cell and not all(a.pbc.all() for a in starts):
         raise ValueError("constant pressure needs structures that are periodic in three directions")
+    margin = getattr(potential.network, "margin", 0.0)
     return [
-        Replica(atoms, graph, potential.cutoff, np.random.default_rng([course.seed, k]), course)
+        Replica(atoms, graph, potential.cutoff, margin, np.random.default_rng([course.seed, k]), course)
         for k, (atoms, graph) in enumerate(zip(starts, graphs.graphs(starts, potential, head), strict=True))
     ]

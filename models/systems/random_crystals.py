@@ -21,6 +21,11 @@ def contact(atoms: Atoms) -> float:
     return float((distances / (radii[i] + radii[j])).min(initial=np.inf))
 
 
+def room(numbers: np.ndarray) -> float:
+    """What atoms of these numbers take in a solid, Å³: twice their covalent spheres, and at least 10 each."""
+    return float(np.maximum(2.0 * 4.0 / 3.0 * np.pi * covalent_radii[numbers] ** 3, 10.0).sum())
+
+
 def draw_formulas(symbols: Sequence[str], n: int, generator: np.random.Generator) -> list[str]:
     """Up to `n` formulas of two or three of the elements, as many units of each as 10 atoms allow.
 
@@ -46,11 +51,10 @@ def draw_formulas(symbols: Sequence[str], n: int, generator: np.random.Generator
 def random_crystal(formula: str, generator: np.random.Generator) -> Atoms:
     """A random cell of about the volume of a solid, its atoms at random, no two too close.
 
-    An atom takes twice its covalent sphere and at least 10 Å³; where the atoms do not fit, the cell grows.
+    The volume is that of `room`, give or take; where the atoms do not fit, the cell grows.
     """
     atoms = Atoms(formula, pbc=True)
-    radii = covalent_radii[atoms.numbers]
-    volume = np.maximum(2.0 * 4.0 / 3.0 * np.pi * radii**3, 10.0).sum() * generator.uniform(0.8, 1.4)
+    volume = room(atoms.numbers) * generator.uniform(0.8, 1.4)
     shape = np.eye(3) + generator.uniform(-0.3, 0.3, size=(3, 3))
     shape /= np.linalg.det(shape) ** (1.0 / 3.0)  # its diagonal dominates: the determinant is positive
     while True:

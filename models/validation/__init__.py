@@ -11,6 +11,7 @@ from models.validation.conservation import EnergyConservation
 from models.validation.consistency import Consistency
 from models.validation.cost import Speed
 from models.validation.crystals import Crystals
+from models.validation.curvature import Curvature
 from models.validation.distributions import Distributions, Dynamics
 from models.validation.holes import Holes
 from models.validation.relaxation import Relaxation
@@ -20,6 +21,7 @@ from models.validation.stability import Stability
 _Kinds = (
     Accuracy
     | Imitation
+    | Curvature
     | Retention
     | Distributions
     | Dynamics

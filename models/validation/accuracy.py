@@ -6,12 +6,23 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from ase import Atoms
-from ase.data import chemical_symbols
 
 from models.graphs import Prediction, graphs, predict
-from models.potentials import Potential, load
+from models.potentials import load
 from models.pseudolabels import pseudolabel
-from models.validation.base import Check, Figure, Finding, Line, Plot, Quantity, Role, Subject, Table, shown
+from models.validation.base import (
+    Check,
+    Figure,
+    Finding,
+    Line,
+    Plot,
+    Quantity,
+    Role,
+    Subject,
+    Table,
+    figure,
+    shown,
+)
 from models.validation.errors import (
     Metric,
     differences,
@@ -45,7 +56,7 @@ class Accuracy(Check):
 
     def measure(self, subject: Subject) -> Finding:
         """Errors of energy, forces and stress; by element and family; the worst structures."""
-        return against_labels(subject.potential, subject.structures("test"), worst=True)
+        return against_labels(subject, subject.structures("test"), worst=True)
 
 
 class Retention(Check):
@@ -67,7 +78,7 @@ class Retention(Check):
 
     def measure(self, subject: Subject) -> Finding:
         """Force errors only: energies of two levels of theory differ by their E0s."""
-        found = against_labels(subject.potential, subject.structures("replay_test"), worst=False)
+        found = against_labels(subject, subject.structures("replay_test"), worst=False)
         return Finding(
             figures={"forces": found.figures["forces"]},
             plots=[plot for plot in found.plots if plot.title.startswith("Force")],
@@ -94,7 +105,7 @@ class Imitation(Check):
     def measure(self, subject: Subject) -> Finding:
         """Errors of energy and forces against the teacher's."""
         taught = pseudolabel(load(subject.files["teacher"]), subject.structures("test"))
-        found = against_labels(subject.potential, taught, worst=False)
+        found = against_labels(subject, taught, worst=False)
         return Finding(
             figures={key: found.figures[key] for key in self.quantities},
             plots=[plot for plot in found.plots if plot.kind == "parity"],
@@ -102,13 +113,13 @@ class Imitation(Check):
         )
 
 
-def against_labels(potential: Potential, frames: Sequence[Atoms], *, worst: bool) -> Finding:
+def against_labels(subject: Subject, frames: Sequence[Atoms], *, worst: bool) -> Finding:
     """Errors against the labels of `frames`; structures of elements that the potential lacks are left out."""
-    known = set(potential.elements)
-    structures = [atoms for atoms in frames if known.issuperset(atoms.numbers.tolist())]
+    potential = subject.potential
+    structures = [atoms for atoms in frames if subject.knows(atoms)]
     notes = []
     if left_out := len(frames) - len(structures):
-        lacking = sorted({chemical_symbols[z] for atoms in frames for z in atoms.numbers if z not in known})
+        lacking = sorted({symbol for atoms in frames for symbol in atoms.symbols} - set(potential.symbols))
         notes.append(
             f"{left_out} of {len(frames)} structures left out: it does not know {', '.join(lacking)}."
         )
@@ -128,7 +139,9 @@ def against_labels(potential: Potential, frames: Sequence[Atoms], *, worst: bool
     }
     names = trajectory_names(structures)
     figures = {
-        key: _figure(metric, names, values) for key, (metric, values) in parts.items() if metric is not None
+        key: figure(_by_trajectory(names, values))
+        for key, (metric, values) in parts.items()
+        if metric is not None
     }
     by_family = {"force": found.forces_by_family, "energy": found.energy_by_family}
     families = [
@@ -162,15 +175,16 @@ def _of_forces(table: Table) -> Table:
     return replace(table, rows=[row for row in table.rows if not str(row[0]).startswith("energy, ")])
 
 
-def _figure(metric: Metric, names: Sequence[str], values: Sequence[Any] | np.ndarray) -> Figure:
-    """The MAE, with its sums and numbers of values by trajectory."""
+def _by_trajectory(
+    names: Sequence[str], values: Sequence[Any] | np.ndarray
+) -> dict[str, tuple[float, float]]:
+    """Sums of absolute values and their numbers by trajectory, of those that are labelled."""
     sums: dict[str, tuple[float, float]] = {}
     for name, part in zip(names, values, strict=True):
         labelled = np.abs(np.asarray(part)[np.isfinite(part)])
         total, count = sums.get(name, (0.0, 0.0))
         sums[name] = (total + float(labelled.sum()), count + float(labelled.size))
-    samples = {name: sample for name, sample in sums.items() if sample[1]}
-    return Figure(value=metric.mae, interval=metric.mae_interval, samples=samples)
+    return {name: sample for name, sample in sums.items() if sample[1]}
 
 
 def _heads(unit: str) -> list[str]:

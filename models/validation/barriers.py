@@ -69,8 +69,7 @@ class Barriers(Check):
     def measure(self, subject: Subject) -> Finding:
         """Measure every path. Raises DataError where the file has no name, order or energies of images."""
         references = _paths(subject.files["paths"], subject.structures("paths"))
-        elements = set(subject.potential.elements)
-        known = {n: band for n, band in references.items() if elements.issuperset(band[0].numbers.tolist())}
+        known = {n: band for n, band in references.items() if subject.knows(band[0])}
         notes = [f"{n} left out: it does not know all its elements." for n in references if n not in known]
         if not known:
             return self.unmeasured(*notes)

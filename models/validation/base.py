@@ -156,6 +156,10 @@ class Subject:
         """The structures of a file that there is."""
         return read_structures(self.files[role])
 
+    def knows(self, atoms: Atoms) -> bool:
+        """Whether the potential knows all elements of a structure."""
+        return set(self.potential.elements).issuperset(atoms.numbers.tolist())
+
     def starts(self, replicas: int) -> list[Atoms]:
         """Where dynamics starts: of the reference where there is one, else of the test structures.
 

@@ -201,8 +201,7 @@ def drawn(subject: Subject, n: int, seed: int) -> tuple[dict[str, Atoms], list[s
     several = {f"frame {k}": atoms for k, atoms in enumerate(subject.structures("test")) if len(atoms) > 1}
     if not several:
         raise DataError(f"{subject.files['test']}: no structure has more than one atom")
-    elements = set(subject.potential.elements)
-    known = {name: atoms for name, atoms in several.items() if elements.issuperset(atoms.numbers.tolist())}
+    known = {name: atoms for name, atoms in several.items() if subject.knows(atoms)}
     notes = []
     if left_out := len(several) - len(known):
         notes.append(

@@ -80,8 +80,7 @@ class Crystals(Check):
     def measure(self, subject: Subject) -> Finding:
         """Measure in float64. Raises DataError where the file lacks a name, a cell or an energy."""
         references = known_crystals(subject.files["crystals"], subject.structures("crystals"))
-        elements = set(subject.potential.elements)
-        known = [r for r in references if elements.issuperset(r.minimum.numbers.tolist())]
+        known = [r for r in references if subject.knows(r.minimum)]
         notes = [
             f"{r.name} left out: it does not know all its elements." for r in references if r not in known
         ]

@@ -1,4 +1,4 @@
-"""Errors of predictions against labels, with intervals over trajectories, and points for parity plots.
+"""Errors of predictions against labels, and points for parity plots.
 
 Energies per atom in meV/atom, forces by Cartesian component in meV/Å (the convention of MACE), stresses by
 component in meV/Å³.
@@ -12,21 +12,16 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from models.graphs import Prediction, as_matrix
-from models.validation.base import COVERAGE, RESAMPLES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """Mean absolute, root mean square and largest error of `n` values.
-
-    `mae_interval` holds 95 % of the MAEs of a bootstrap over trajectories, None with only one trajectory.
-    """
+    """Mean absolute, root mean square and largest error of `n` values."""
 
     mae: float
     rmse: float
     max: float
     n: int
-    mae_interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,46 +55,35 @@ class Parity:
     forces_predicted: Sequence[float]
 
 
-def errors(
-    predictions: Sequence[Prediction],
-    structures: Sequence[Atoms],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Errors:
+def errors(predictions: Sequence[Prediction], structures: Sequence[Atoms]) -> Errors:
     """Errors of `predictions` against `REF_energy`, `REF_forces` and `REF_stress` of the same `structures`.
 
-    The bootstrap draws whole trajectories (`info["trajectory"]`; without it each structure is its own),
-    for frames of one trajectory are not independent. Raises ValueError on lengths that differ, on a
-    prediction that is not finite, and where no structure has a label.
+    Raises ValueError on lengths that differ, on a prediction that is not finite, and where no structure has
+    a label.
     """
     energy, forces = differences(predictions, structures)
     stress = stress_differences(predictions, structures)
     if not np.isfinite(energy).any() and not any(np.isfinite(f).any() for f in forces):
         raise ValueError(f"none of the {len(structures)} structures has REF_energy or REF_forces")
-    group = np.unique(trajectory_names(structures), return_inverse=True)[1]
     families = np.array([str(atoms.info.get("family", "all")) for atoms in structures])
     n_atoms = [len(atoms) for atoms in structures]
     components = np.concatenate([f.ravel() for f in forces])
     symbols = np.concatenate([np.repeat(atoms.get_chemical_symbols(), 3) for atoms in structures])
     owner = np.repeat(np.arange(len(structures)), 3 * np.array(n_atoms))
 
-    def metric(values: np.ndarray, groups: np.ndarray) -> Metric | None:
-        return _metric(values, groups, resamples, np.random.default_rng(seed))
-
-    def by(keys: np.ndarray, values: np.ndarray, groups: np.ndarray) -> dict[str, Metric]:
-        found = {str(key): metric(values[keys == key], groups[keys == key]) for key in np.unique(keys)}
+    def by(keys: np.ndarray, values: np.ndarray) -> dict[str, Metric]:
+        found = {str(key): _metric(values[keys == key]) for key in np.unique(keys)}
         return {key: value for key, value in found.items() if value is not None}
 
     return Errors(
-        energy=metric(energy, group),
-        forces=metric(components, group[owner]),
-        stress=metric(stress.ravel(), np.repeat(group, 9)),
-        forces_by_element=by(symbols, components, group[owner]),
-        energy_by_family=by(families, energy, group),
-        forces_by_family=by(families[owner], components, group[owner]),
+        energy=_metric(energy),
+        forces=_metric(components),
+        stress=_metric(stress.ravel()),
+        forces_by_element=by(symbols, components),
+        energy_by_family=by(families, energy),
+        forces_by_family=by(families[owner], components),
         n_structures=len(structures),
-        n_trajectories=int(group.max()) + 1,
+        n_trajectories=len(set(trajectory_names(structures))),
     )
 
 
@@ -177,24 +161,13 @@ def differences(
     return energy, forces
 
 
-def _metric(
-    values: np.ndarray, groups: np.ndarray, resamples: int, generator: np.random.Generator
-) -> Metric | None:
-    labelled = np.isfinite(values)
-    values, groups = np.abs(values[labelled]), groups[labelled]
+def _metric(values: np.ndarray) -> Metric | None:
+    values = np.abs(values[np.isfinite(values)])
     if not len(values):
         return None
-    members = np.unique(groups, return_inverse=True)[1]
-    sums, counts = np.bincount(members, values), np.bincount(members)
-    interval = None
-    if len(sums) > 1:
-        drawn = generator.multinomial(len(sums), np.full(len(sums), 1.0 / len(sums)), size=resamples)
-        low, high = np.percentile((drawn @ sums) / (drawn @ counts), COVERAGE)
-        interval = (float(low), float(high))
     return Metric(
         mae=float(values.mean()),
         rmse=float(np.sqrt((values**2).mean())),
         max=float(values.max()),
         n=len(values),
-        mae_interval=interval,
     )

@@ -82,7 +82,8 @@ def with_term(potential: Potential, energy: Energy) -> Potential:
 
     def change(data: Batch, output: dict[str, Any]) -> dict[str, Any]:
         owner, species = data["batch"], data["species"]
-        positions = data["positions"].detach().double().requires_grad_()
+        graph = output["forces"].requires_grad  # where forces are to be differentiated again
+        positions = (data["positions"] if graph else data["positions"].detach()).double().requires_grad_()
         strain = torch.zeros(len(data["ptr"]) - 1, 3, 3, dtype=torch.float64, requires_grad=True)
         sender, receiver = data["edge_index"]
         vectors = positions[receiver] - positions[sender] + data["shifts"].detach().double()
@@ -100,16 +101,18 @@ def with_term(potential: Potential, energy: Energy) -> Potential:
         term = energy(pairs)
         of = owner if len(term) == pairs.atoms else owner[sender]
         total = term.new_zeros(len(strain)).index_add_(0, of, term)
-        slope, virial = torch.autograd.grad(total.sum(), (positions, strain), allow_unused=True)
+        slope, virial = torch.autograd.grad(
+            total.sum(), (positions, strain), allow_unused=True, create_graph=graph
+        )
         zero = torch.zeros_like(positions)
-        added = {"interaction_energy": total.detach(), "energy": total.detach()}
-        added["forces"] = zero if slope is None else -slope
+        added = {"interaction_energy": total, "energy": total, "forces": zero if slope is None else -slope}
         if output.get("stress") is not None and virial is not None:
             volume = torch.linalg.det(data["cell"].double().view(-1, 3, 3)).abs()
             added["stress"] = virial / volume[:, None, None]
         for name, values in added.items():
             if output.get(name) is not None:
-                output[name] = output[name].detach() + values.to(output[name].dtype)
+                both = output[name] + values.to(output[name].dtype)
+                output[name] = both if graph else both.detach()
         return output
 
     return changed(potential, change)

@@ -90,11 +90,7 @@ class Relaxation(Check):
         Raises DataError on a minimum without a finite `REF_energy`, or with the name of another.
         """
         minima = _named(subject)
-        known = {
-            name: atoms
-            for name, atoms in minima.items()
-            if set(atoms.symbols) <= set(subject.potential.symbols)
-        }
+        known = {name: atoms for name, atoms in minima.items() if subject.knows(atoms)}
         found = self._relaxed(subject, known)
         rows = {o.name: o.displacement for o in found}
         moved = {name: (value, 1.0) for name, value in rows.items() if value is not None}

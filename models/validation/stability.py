@@ -1,6 +1,5 @@
 """How well molecular dynamics with a potential survives: cold, and on the way to where it must melt."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -9,7 +8,7 @@ import numpy as np
 from ase import Atoms
 from pydantic import Field
 
-from models.dynamics.limits import Failure, Limits
+from models.dynamics.limits import Limits
 from models.dynamics.md import Isobaric, Langevin, run
 from models.dynamics.trajectories import Trajectory
 from models.validation.base import (
@@ -27,44 +26,6 @@ from models.validation.base import (
 )
 
 _FRAMES = 50  # of a stage, for its plots
-
-
-@dataclass(frozen=True, kw_only=True)
-class Survival:
-    """What became of a set of replicas.
-
-    `simulated_fs` is the time all replicas together have run; `mean_temperature` (K) is over all saved
-    frames but the start. `failures` has an entry per replica, in order, None for one that finished.
-    """
-
-    n_replicas: int
-    n_finished: int
-    fraction_finished: float
-    first_failure_fs: float | None
-    simulated_fs: float
-    mean_temperature: float | None
-    reasons: dict[str, int]
-    failures: Sequence[Failure | None]
-
-
-def assess(trajectories: Sequence[Trajectory]) -> Survival:
-    """Count who finished and why the others did not. Raises ValueError without trajectories."""
-    if not trajectories:
-        raise ValueError("no trajectories to assess")
-    failures = [t.failure for t in trajectories]
-    failed = [f for f in failures if f is not None]
-    temperatures = np.concatenate([t.temperature[1:] for t in trajectories])
-    ends = [t.times_fs[-1] if t.failure is None else t.failure.time_fs for t in trajectories]
-    return Survival(
-        n_replicas=len(trajectories),
-        n_finished=len(trajectories) - len(failed),
-        fraction_finished=1.0 - len(failed) / len(trajectories),
-        first_failure_fs=min((f.time_fs for f in failed), default=None),
-        simulated_fs=float(sum(ends)),
-        mean_temperature=float(temperatures.mean()) if len(temperatures) else None,
-        reasons=dict(sorted(Counter(str(f.reason) for f in failed).items())),
-        failures=failures,
-    )
 
 
 class Stability(Check):
@@ -99,8 +60,7 @@ class Stability(Check):
 
     def measure(self, subject: Subject) -> Finding:
         """Every replica counts once for each stage; the second is out of reach where the first fails."""
-        elements = set(subject.potential.elements)
-        starts = [a for a in subject.starts(self.replicas) if elements.issuperset(a.numbers.tolist())]
+        starts = [atoms for atoms in subject.starts(self.replicas) if subject.knows(atoms)]
         if not starts:
             return self.unmeasured("The model does not know the elements of any start.")
         stages = self._stages(subject, starts)

@@ -49,6 +49,7 @@ simulation:
 checks:
   - {kind: accuracy}
   - {kind: imitation}
+  - {kind: curvature, rows: 2}
   - {kind: retention}
   - {kind: distributions, equilibration: 4.0}
   - {kind: dynamics}
@@ -62,8 +63,9 @@ gate:
   - {figure: conservation.drift, at_most: 1.0e+6}
   - {figure: speed.ratio, at_least: 0.001, of: engine}
 student:
-  architecture: {channels: 4, max_ell: 1, layers: 1, cutoff: 3.5}
+  architecture: {kind: small_mace, channels: 4, max_ell: 1, layers: 1, cutoff: 3.5}
   optimisation: {learning_rate: 0.01, ema_decay: 0.9, clip_gradient: 10.0, epochs: 12}
+  objectives: [{kind: hessian_rows, stored: 2}]
   n_structures: 12
   rounds: 1
 """

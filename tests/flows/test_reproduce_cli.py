@@ -20,9 +20,10 @@ from models.campaign_files import load
 from models.foundation import Untrusted
 from tasks import reproduction
 from tasks.datasets import ingest_labels, pseudolabel_replay
+from tasks.distillation import distil, label_curvature, label_for_student
 from tasks.foundation import resolve_foundation
 from tasks.reproduction_plan import KINDS, NotReproducible, prepare
-from tasks.training import distil, fine_tune, label_for_student, refit_e0s
+from tasks.training import fine_tune, refit_e0s
 from tasks.validation import simulate
 
 SHORT = {
@@ -65,8 +66,11 @@ def recorded(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         champion = fine_tune.fn(campaign, campaign.candidates[0], given)["checkpoint"]
         run = simulate.fn("champion", campaign.simulation, champion, given["train"])
         labels = label_for_student.fn(campaign, champion, given["train"], [run])
-        taught = {role: given[role] for role in ("train", "valid")}
-        engine = distil.fn(campaign, {"teacher": champion, **taught, "teacher_labels": labels})["checkpoint"]
+        (rows,) = campaign.student.curvatures
+        shown = {"train": given["train"], "teacher_labels": labels}
+        taught = {"teacher": champion, "valid": given["valid"], **shown}
+        taught["hessian_rows"] = label_curvature.fn(campaign, rows, champion, shown)
+        engine = distil.fn(campaign, taught)["checkpoint"]
         aliases.promote("mini@champion", champion, reason="test")
         aliases.promote("mini@engine", engine, reason="test")
     return home, campaign
@@ -112,7 +116,7 @@ def test_a_whole_lineage_comes_out_the_same_byte_for_byte(record: Campaign, tmp_
     assert told.exit_code == 0, told.output
     assert told.output.splitlines()[-1] == "Verdict: identical"
     lines = [line for line in told.output.splitlines() if " s then, " in line]
-    assert len(lines) == len(prepare(before.id).steps) == 10
+    assert len(lines) == len(prepare(before.id).steps) == 11
     assert all(": identical (" in line for line in lines)
     kinds = [line.split()[0] for line in lines]
     assert (set(kinds), kinds[-1]) == (set(KINDS), "distil")
@@ -143,8 +147,9 @@ def test_a_step_has_the_key_that_it_always_had(record: Campaign) -> None:
         "refit_e0s": (2, None, {"policy", "energies", "ridge"}),
         "fine_tune": (2, 0, frozenset(record.candidates[0].model_dump())),
         "simulate": (4, 0, frozenset(simulation)),
-        "label_for_student": (2, 0, {"n_structures", "rattle"}),
-        "distil": (2, 0, {"architecture", "optimisation"}),
+        "label_for_student": (3, 0, {"n_structures", "rattle", "relax_steps"}),
+        "label_curvature": (1, None, {"directions", "number", "seed"}),
+        "distil": (3, 0, {"architecture", "objectives", "weights", "optimisation"}),
     }
 
 

@@ -6,13 +6,9 @@ import pytest
 
 from models import potentials
 from models.datasets import read_structures, write_structures
-from models.distillation.students import SmallMace
-from models.distillation.training import bound_e0s, distil, label_pool, pool
-from models.dynamics import md, trajectories
 from models.e0s import E0Policy, read_e0s, refit_file
 from models.finetuning import FurtherTarget, fine_tune
 from models.graphs import graphs, predict
-from models.heads import with_heads
 from models.pseudolabels import pseudolabel, replay_set
 from models.strategies import Lora, Naive, PseudolabelledReplay, ReplayLora
 from models.training import Optimisation
@@ -132,63 +128,3 @@ def test_a_replay_set_without_labels_has_only_the_foundations(tiny_foundation, l
     parts = replay_set(tiny_foundation, tmp_path / "all.xyz", 24, 0, tmp_path)
     assert set(parts) == {"replay_train", "replay_valid", "replay_test"}
     assert {part.contents["labels_from"] for part in parts.values()} == {"foundation"}
-
-
-def test_the_pool_is_half_dynamics_and_half_rattled(labelled_waters):
-    dynamics = [atoms.copy() for atoms in labelled_waters for _ in range(2)]
-    structures = pool(labelled_waters, [dynamics], 20, 0.05, seed=0)
-    assert len(structures) == 20
-    known = {atoms.positions.tobytes() for atoms in labelled_waters}
-    assert [atoms.positions.tobytes() in known for atoms in structures] == [True] * 10 + [False] * 10
-    assert all(not atoms.info and "REF_forces" not in atoms.arrays for atoms in structures)
-    again = pool(labelled_waters, [dynamics], 20, 0.05, seed=0)
-    assert all((a.positions == b.positions).all() for a, b in zip(structures, again, strict=True))
-    assert len(pool(labelled_waters, [dynamics[:2]], 20, 0.05, seed=0)) == 20
-    met = pool(labelled_waters, [dynamics, dynamics[:3], dynamics], 20, 0.05, seed=0)
-    assert len(met) == 20 + 3 + 10
-    assert all((a.positions == b.positions).all() for a, b in zip(structures[10:], met[10:], strict=False))
-
-
-def test_a_students_e0s_hold_the_mean_binding_energy(tiny_potential, labelled_waters):
-    lessons = [frame.copy() for frame in labelled_waters]
-    for frame in lessons:
-        frame.info["REF_energy"] = sum(tiny_potential.e0s()[z] for z in frame.numbers) - 6.0 * len(frame)
-    bound = bound_e0s(tiny_potential, lessons, [1, 8])
-    per_molecule = 2.0 * bound[1] + bound[8]
-    old = 2.0 * tiny_potential.e0s()[1] + tiny_potential.e0s()[8]
-    assert per_molecule == pytest.approx(old - 18.0, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    "student", [SmallMace(channels=4), SmallMace(channels=4, max_l=1, layers=1, cutoff=3.0)]
-)
-def test_a_student_learns_from_its_teacher(student, files, tmp_path):
-    # Any network with the head "target" can teach.
-    foundation = potentials.load(files["foundation"])
-    teacher = potentials.Potential(
-        network=with_heads(foundation, {"target": read_e0s(files["e0s"])}).eval(),
-        level_of_theory={"target": "GFN2-xTB"}, provenance={},
-    )  # fmt: skip
-    potentials.save(teacher, tmp_path / "teacher")
-    start = read_structures(files["train"])[:1]
-    runs = md.run(
-        teacher, start, md.Langevin(time_step=0.5, temperature=300.0, friction=0.02), steps=20, seed=0,
-        save_every=4, velocities_from_temperature=300.0,
-    )  # fmt: skip
-    trajectories.save(runs, tmp_path / "dynamics")
-    labels = label_pool(tmp_path / "teacher", files["train"], [tmp_path / "dynamics"], 24, 0.05, 0, tmp_path)
-    assert len(read_structures(labels)) == 24
-    data = {"train": files["train"], "valid": files["valid"], "teacher_labels": labels}
-    made = []
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        made.append(distil(student, QUICK, tmp_path / "teacher", data, {"name": "engine"}, tmp_path / name))
-    assert all(made[0][role].read_bytes() == made[1][role].read_bytes() for role in made[0])
-    engine = potentials.load(made[0]["checkpoint"])
-    assert (engine.heads, engine.symbols, engine.cutoff) == (["target"], ["H", "O"], student.cutoff)
-    assert engine.e0s() == bound_e0s(
-        teacher, [*read_structures(files["train"]), *read_structures(labels)], [1, 8]
-    )
-    assert dict(engine.level_of_theory) == {"target": "GFN2-xTB"}
-    rows = json.loads(made[0]["history"].read_text())["epochs"]
-    assert rows[-1]["loss"] < rows[1]["loss"]

@@ -8,7 +8,7 @@ import pytest
 
 from db import aliases, artifacts
 from db.errors import ForbiddenLicence, Retracted
-from db.retractions import retract
+from db.retractions import reinstate, retract
 from models.campaign import Campaign
 from models.validation.gate import PromotedAs
 from tasks.promotion import NotOverridable, admit, judge, override, promote, promoted
@@ -151,6 +151,18 @@ def test_what_comes_under_a_forbidden_licence_is_refused_before_and_behind_the_g
         admit.fn(strict, [it.files["test"], licensed])
     admit.fn(campaign, [licensed])
     assert promote.fn("champion", it.judged(campaign))
+
+
+def test_what_is_retracted_is_no_measure_for_another(
+    campaign: Campaign, measured: Callable[..., Measured]
+) -> None:
+    it = measured(forces=40.0)
+    assert promote.fn("champion", it.judged(campaign))
+    retract(it.checkpoint, "trained on wrong units")
+    assert promoted(campaign, "champion") is None
+    assert aliases.resolve("salt@champion").id == it.checkpoint, "the name stays, for whoever asks"
+    reinstate(it.checkpoint)
+    assert promoted(campaign, "champion") == it.checkpoint
 
 
 def test_nothing_starts_from_or_rests_on_what_is_retracted(

@@ -53,27 +53,6 @@ def test_metrics_by_hand(predictions, structures):
     assert (found.n_structures, found.n_trajectories) == (3, 2)
 
 
-def test_the_interval_is_over_trajectories(predictions, structures):
-    found = errors(predictions, structures)
-    # Two trajectories, energy MAEs 1 (two frames) and 10 (one): only 1, 4 and 10 can be drawn.
-    assert found.energy.mae_interval == pytest.approx((1.0, 10.0))
-    assert found.energy_by_family["water"].mae_interval is None
-    assert errors(predictions, structures) == found
-
-
-def test_the_interval_covers_the_truth():
-    generator = np.random.default_rng(0)
-    covered = 0
-    for _ in range(60):
-        atoms, found = [], []
-        for k in range(80):
-            atoms.append(labelled("Na", 0.0, [[0, 0, 0]], str(k // 2), "x"))
-            found.append(Prediction(energy=1e-3 * generator.exponential(), forces=np.zeros((1, 3))))
-        low, high = errors(found, atoms, resamples=300).energy.mae_interval
-        covered += low < 1.0 < high
-    assert 50 <= covered <= 60
-
-
 def test_missing_labels_are_left_out(predictions, structures):
     del structures[2].info["REF_energy"]
     del structures[0].arrays["REF_forces"]

@@ -8,9 +8,9 @@ from ase.build import bulk
 from ase.io import write
 from pydantic import ValidationError
 
-from models.dynamics.relax import Relaxed
+from models.dynamics.relax import COLLAPSED, Relaxed
 from models.potentials import Potential
-from models.systems.random_crystals import CLOSEST, contact, draw_formulas, random_crystal
+from models.systems.random_crystals import CLOSEST, contact, draw_formulas, random_crystal, room
 from models.validation.base import Finding, Subject
 from models.validation.faults import FAULTS, changed, with_term
 from models.validation.holes import CRITERIA, SHOWN, Group, Holes
@@ -127,6 +127,24 @@ def test_a_planted_hole_is_caught(sound, salt_crystal, tmp_path, of_many_atoms):
     assert "Å³ per atom" in finding.structures[0].text
     assert finding.structures[0].text.split(":")[0].split(", ")[0] in CRITERIA
     json.dumps(finding.to_json(), allow_nan=False)
+
+
+def test_a_collapse_is_a_hole_and_ends_before_it_is_crowded(sound, salt_crystal, tmp_path):
+    most = 0.0
+
+    def watched(data, output):
+        nonlocal most
+        most = max(most, data["edge_index"].shape[1] / len(data["species"]))
+        return output
+
+    bottomless = FAULTS["a hole of many atoms"](changed(sound, watched), [salt_crystal])
+    # Ten steps are not enough for a collapse: it goes on from round to round.
+    finding = measured(bottomless, tmp_path, FEW.model_copy(update={"rounds": 4}))
+    assert [figure.value for figure in finding.figures.values()] == [100.0, 100.0]
+    assert [row[8] for row in finding.tables[0].rows] == [3, 3]
+    densest = COLLAPSED * room(Atoms("NaCl").numbers) / 2.0
+    assert most < 1.2 * 4.0 / 3.0 * np.pi * sound.cutoff**3 / densest
+    assert all("collapsed" in structure.text for structure in finding.structures)
 
 
 def test_a_potential_without_values_is_all_holes(sound, tmp_path):

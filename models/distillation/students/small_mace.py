@@ -1,19 +1,16 @@
-"""Student architectures: what runs for months, so as little as the accuracy allows."""
+"""A small MACE: what changes least from its teacher."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from models.distillation.students.base import Student, force_scale, mean_neighbours
 from models.graphs import Graph
-from models.potentials import Network, build
 
 
-class SmallMace(BaseModel):
+class SmallMace(Student):
     """A MACE with few channels: scalars only by default, two layers, short cutoff."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["small_mace"] = "small_mace"
     channels: int = Field(16, ge=4)
@@ -27,10 +24,8 @@ class SmallMace(BaseModel):
     def architecture(
         self, e0s: Mapping[int, float], train: list[Graph], head: str = "target"
     ) -> dict[str, Any]:
-        """The description that `potentials.build` takes, for the elements of `e0s` (eV) alone."""
+        """See `Student.architecture`."""
         elements = sorted(e0s)
-        forces = torch.cat([g.forces for g in train])
-        edges = sum(int((_lengths(g) < self.cutoff).sum()) for g in train)
         return {
             "r_max": self.cutoff,
             "num_bessel": 8,
@@ -47,25 +42,14 @@ class SmallMace(BaseModel):
             "gate": "silu",
             "readout_cls": "NonLinearReadoutBlock",
             "atomic_energies": [[e0s[z] for z in elements]],
-            "avg_num_neighbors": edges / sum(g.n_atoms for g in train),
+            "avg_num_neighbors": mean_neighbours(train, self.cutoff),
             "atomic_numbers": elements,
             "correlation": self.correlation,
             "radial_MLP": list(self.radial_mlp),
             "radial_type": "bessel",
             "pair_repulsion": True,
             "distance_transform": "None",
-            "atomic_inter_scale": [float(forces.square().mean().sqrt())],
+            "atomic_inter_scale": [force_scale(train)],
             "atomic_inter_shift": [0.0],
             "heads": [head],
         }
-
-    def network(self, e0s: Mapping[int, float], train: list[Graph], seed: int) -> Network:
-        """A freshly initialised student; the same seed, the same weights."""
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return build(self.architecture(e0s, train))
-
-
-def _lengths(graph: Graph) -> torch.Tensor:
-    i, j = graph.edge_index
-    return (graph.positions[j] - graph.positions[i] + graph.unit_shifts @ graph.cell).norm(dim=1)
