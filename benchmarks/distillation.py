@@ -52,7 +52,7 @@ from models.validation.curvature import Curvature
 from models.validation.relaxation import Relaxation
 
 STORED = 16  # rows of each structure that the teacher labels
-RATES = (0.003, 0.005, 0.008, 0.012, 0.02, 0.03)
+RATES = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04)
 FEW_RATES = (0.01, 0.02)
 
 OBJECTIVES: Mapping[str, Sequence[tuple[AnyObjective, ...]]] = {
@@ -60,8 +60,8 @@ OBJECTIVES: Mapping[str, Sequence[tuple[AnyObjective, ...]]] = {
     "a2a": [(AtomEmbeddings(),)],
     "n2n": [(NodeFeatures(weight=weight),) for weight in (1.0, 10.0, 100.0)],
     "teacher_forces": [(TeacherForces(weight=weight),) for weight in (3.0, 10.0, 30.0)],
-    "hessian_s1": [(HessianRows(weight=weight, stored=STORED),) for weight in (0.3, 1.0, 3.0)],
-    "hessian_s4": [(HessianRows(weight=weight, stored=STORED, per_step=4),) for weight in (0.3, 1.0, 3.0)],
+    "hessian_s1": [(HessianRows(weight=weight, stored=STORED),) for weight in (2.0, 6.0, 20.0)],
+    "hessian_s4": [(HessianRows(weight=weight, stored=STORED, per_step=4),) for weight in (2.0, 6.0, 20.0)],
 }
 """By name: what is tried. Where there is no weight to choose, more learning rates are."""
 

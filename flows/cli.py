@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from flows import records_cli, reproduce_cli, store_cli
+from flows import export_cli, records_cli, reproduce_cli, store_cli
 from flows.console import err, out
 from flows.server import ensure_server
 
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(records_cli.app)
 app.add_typer(store_cli.app)
+app.add_typer(export_cli.app)
 app.add_typer(reproduce_cli.app)
 
 Campaign = Annotated[
@@ -95,7 +96,7 @@ def distil(
     seed: Seed = None,
     set_: Set = None,
 ) -> None:
-    """Teach a fast student what a specialist knows, and promote it; exit code 1 where it does not pass the gate."""
+    """Teach a fast student what a specialist knows; exit code 1 where it does not pass the gate."""
     overrides = _given(seed=seed) | _fields(set_)
     _check(campaign, overrides, trust=False)
     teacher = str(Path(teacher).absolute()) if teacher and Path(teacher).exists() else teacher
@@ -111,7 +112,9 @@ def distil(
     out.print(f"Checkpoint: {outcome['engine'][:12]}")
     out.print(f"Report: {escape(outcome['report'])}")
     if not outcome["passed"]:
-        out.print(f"To promote it all the same: temper promote {outcome['acceptance'][:12]} --by NAME --reason '…'")
+        out.print(
+            f"To promote it all the same: temper promote {outcome['acceptance'][:12]} --by NAME --reason '…'"
+        )
         raise typer.Exit(1)
 
 

@@ -26,7 +26,8 @@ from models.networks.ace import padded
 from models.potentials import Potential, compiled
 
 CALLS = 50  # before a batch is taken to come again: about as many as writing it down costs
-LARGEST = 60_000  # edges; in larger batches the operations themselves take the time
+LARGEST = 8000  # edges; in larger batches the operations themselves take the time
+LIGHT = 16  # times as many, where edges are as light as in a regular form
 KEPT = 8  # lists of operations, the latest used
 ROOM = 1.08  # between numbers of edges that share a list
 
@@ -66,7 +67,7 @@ class Traced(torch.nn.Module):
         self._cutoff = float(prepared.r_max)
         self._calls: Counter[Any] = Counter()
         self._lists: OrderedDict[Any, _Operations] = OrderedDict()
-        self._latest: tuple[Batch, Batch, tuple[Any, ...]] | None = None
+        self._latest: tuple[list[torch.Tensor], Batch, tuple[Any, ...]] | None = None
 
     def __getattr__(self, name: str) -> Any:
         # Without its interactions it is not taken for a MACE network, which could be prepared once more.
@@ -84,12 +85,13 @@ class Traced(torch.nn.Module):
         """Energies (B,), forces (ΣN, 3) and stresses (B, 3, 3) or None, without gradients."""
         filled, content = self._filled(data)
         n_edges = filled["edge_index"].shape[1]
+        largest = LARGEST if self._prepared[1] is None else LIGHT * LARGEST
         key = (*content, compute_stress)
         operations = self._lists.get(key)
         if operations is None:
             operations = _evaluation(self._prepared[1] or self._prepared[0], filled, compute_stress)
             self._calls[key] += 1
-            if self._calls[key] > CALLS and n_edges <= LARGEST:
+            if self._calls[key] > CALLS and n_edges <= largest:
                 operations = _written_down(operations, filled)
                 self._lists[key] = operations
                 if len(self._lists) > KEPT:
@@ -101,10 +103,11 @@ class Traced(torch.nn.Module):
 
     def _filled(self, data: Batch) -> tuple[Batch, tuple[Any, ...]]:
         """The batch with more edges, up to a number that is often met, and what its operations depend on."""
-        if self._latest is None or any(self._latest[0][name] is not data[name] for name in _FIXED):
+        fixed = [data[name] for name in _FIXED]
+        if self._latest is None or any(a is not b for a, b in zip(self._latest[0], fixed, strict=True)):
             more = self._longer(data) if self._prepared[1] is None else self._regular(data)
             content = [data[name].numpy().tobytes() for name in ("species", "ptr", "head")]
-            self._latest = data, more, (*content, more["edge_index"].shape[1])
+            self._latest = fixed, more, (*content, more["edge_index"].shape[1])
         _, more, key = self._latest
         return data | more, key
 

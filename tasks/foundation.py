@@ -31,14 +31,23 @@ def resolve_foundation(choice: FoundationChoice) -> str:
 def resolve_teacher(campaign: Campaign, teacher: str) -> str:
     """The id of a checkpoint that is to teach: a file, one on record, or (empty) the campaign's champion.
 
-    Raises UnknownArtifact where there is none, and ProvenanceError where what is found is no checkpoint.
+    Raises UnknownArtifact where there is none, and ProvenanceError where what is found is no checkpoint, or
+    one of another level of theory than the campaign's labels.
     """
     if Path(teacher).is_file():
-        return resolve_foundation.fn(FoundationChoice(name=teacher))
-    found = artifacts.find(teacher or f"{campaign.name}@champion")
+        found = artifacts.get(resolve_foundation.fn(FoundationChoice(name=teacher)))
+    else:
+        found = artifacts.find(teacher or f"{campaign.name}@champion")
     if found.kind not in ("checkpoint", "foundation"):
         raise ProvenanceError(
             f"{artifacts.titled(found)} is no checkpoint, and cannot teach; give one that is"
+        )
+    described = header(artifacts.path(found.id))
+    level = described["level_of_theory"][described["architecture"]["heads"][-1]]
+    if level != campaign.labels.level_of_theory:
+        raise ProvenanceError(
+            f"{artifacts.titled(found)} is of the level {level}, and the labels of {campaign.name} are of "
+            f"{campaign.labels.level_of_theory}; a student learns one level: take another teacher"
         )
     return found.id
 

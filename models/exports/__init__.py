@@ -1,0 +1,1 @@
+"""Potentials as files that other programs run. Empty, so that LAMMPS can import `mliap` with torch alone."""
