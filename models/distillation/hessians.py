@@ -119,7 +119,8 @@ def label(
     structure that comes twice is labelled once. Raises FloatingPointError naming a structure whose
     product is not finite.
     """
-    distinct = list({fingerprint(atoms): atoms for atoms in structures}.items())
+    found = {fingerprint(atoms): atoms for atoms in structures}
+    distinct = [(name, found[name]) for name in sorted(found)]  # the same file, whatever their order
     parts = [distinct[k : k + _STRUCTURES] for k in range(0, len(distinct), _STRUCTURES)]
     paths = [work / f"products-{number:05d}.npz" for number in range(len(parts))]
     for number, (part, path) in enumerate(zip(parts, paths, strict=True)):

@@ -90,6 +90,9 @@ def test_labels_are_kept_by_content_and_part_by_part(
     assert [m["done"] for m in told] == [1, 2, 3]
     assert {m["parts"] for m in told} == {3}
     content = path.read_bytes()
+    (tmp_path / "again").mkdir()
+    again = hessians.label(tiny_potential, frames[::-1], sampling, tmp_path / "again")
+    assert again.read_bytes() == content, "their order does not matter"
 
     # Killed after the first part: the others are computed again, the first is not.
     first, *others = sorted(tmp_path.glob("products-*.npz"))
