@@ -5,7 +5,6 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from ase import Atoms
@@ -20,11 +19,6 @@ ABOUT = "temper.json"  # the extra file inside
 _LAST_ELEMENT = 118
 _ELSEWHERE = [("STATIC", 2), ("DYNAMIC", 10)]  # torch's own default
 _CALLS = 3
-_CHUNK = """
-graph(%whole, %number, %dim):
-    %parts : Tensor[] = aten::chunk(%whole, %number, %dim)
-    return (%parts)"""
-_SPLIT = _CHUNK.replace("aten::chunk", "aten::tensor_split")
 
 
 class _MaceEdges(torch.nn.Module):
@@ -76,18 +70,7 @@ def scripted(potential: Potential) -> torch.jit.ScriptModule:
             edges = _OwnEdges(network)
         else:
             edges = _MaceEdges(jit.compile(network), len(potential.elements))
-        script = torch.jit.script(edges.eval())
-    _split_soundly(script)
-    return script
-
-
-def _split_soundly(script: torch.jit.ScriptModule) -> None:
-    """Put `tensor_split` for `chunk`, which TorchScript cannot differentiate where a part is not used."""
-    for part in script.modules():
-        code: Any = part._c
-        for name in code._method_names():
-            graph = code._get_method(name).graph
-            torch._C._jit_pass_custom_pattern_based_rewrite_graph(_CHUNK, _SPLIT, graph)
+        return torch.jit.script(edges.eval())
 
 
 class TensorPotential(torch.nn.Module):

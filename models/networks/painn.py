@@ -33,7 +33,8 @@ class Message(torch.nn.Module):
         """New scalars (N, C) and vectors (N, 3, C) from the old ones and edges (2, E)."""
         sender, receiver = edge_index[0], edge_index[1]
         weights = self.norm * self.sent(scalars).index_select(0, sender) * self.filters(basis)
-        scalar, along, onward = weights.chunk(3, dim=1)
+        # Not `chunk`: TorchScript cannot differentiate it where a part is not used.
+        scalar, along, onward = weights.tensor_split(3, dim=1)
         vector = directions[:, :, None] * along[:, None] + vectors.index_select(0, sender) * onward[:, None]
         return scalars.index_add(0, receiver, scalar), vectors.index_add(0, receiver, vector)
 
@@ -49,9 +50,9 @@ class Mixing(torch.nn.Module):
 
     def forward(self, scalars: torch.Tensor, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """New scalars (N, C) and vectors (N, 3, C)."""
-        first, second = self.pairs(vectors).chunk(2, dim=2)
+        first, second = self.pairs(vectors).tensor_split(2, dim=2)
         lengths = ((second * second).sum(dim=1) + 1.0).sqrt() - 1.0
-        scalar, product, vector = self.gates(torch.cat([scalars, lengths], dim=1)).chunk(3, dim=1)
+        scalar, product, vector = self.gates(torch.cat([scalars, lengths], dim=1)).tensor_split(3, dim=1)
         scalars = scalars + scalar + product * (first * second).sum(dim=1)
         return scalars, vectors + vector[:, None] * first
 
