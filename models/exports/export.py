@@ -132,6 +132,8 @@ def _written(source: Source, work: Path, formats: Sequence[str]) -> Exported:
         deviation = trials.compare(form.name, found, right, source.potential.dtype)
         usage = form.usage(source, file.name)
         made.append(Made(format=form.name, file=file.name, deviation=deviation, usage=usage))
+    for path in work.iterdir():
+        path.chmod(0o644)  # safetensors lets only the owner read
     exported = Exported(folder=work, made=made, left_out=left_out)
     content = {
         **source.about,

@@ -106,6 +106,9 @@ def test_the_card_names_terms_source_and_every_file(
     assert "license: mit" in text
     assert all(one.usage in text for one in exports["mace"].made)
     assert {"salt-water.model", "salt-water.torchscript.pt", "salt-water.mliap.pt"} <= set(card["files"])
+    assert all(
+        path.stat().st_mode & 0o444 == 0o444 for one in exports.values() for path in one.folder.iterdir()
+    )
 
 
 ALONE = """
