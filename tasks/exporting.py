@@ -6,6 +6,7 @@ from pathlib import Path
 from db import artifacts, retractions
 from models.exports import export
 from models.exports.export import Exported
+from tasks.records import checkpoint
 
 
 class CannotExport(ValueError):
@@ -17,7 +18,7 @@ def export_checkpoint(
 ) -> Exported:
     """Write a checkpoint, named by alias, id or path, to `folder` (see `models.exports.export`).
 
-    Raises CannotExport where it is no checkpoint or retracted, and what `artifacts.find` and `export` raise.
+    Raises CannotExport where it is retracted or no file, and what `checkpoint` and `export` raise.
     """
     return export.export(_file(what), folder, formats, head)
 
@@ -28,9 +29,7 @@ def _file(what: str) -> Path:
         return path
     if path.suffix == ".safetensors":
         raise CannotExport(f"{path}: no such file")
-    found = artifacts.find(what)
-    if found.kind not in ("checkpoint", "foundation"):
-        raise CannotExport(f"{artifacts.titled(found)} is no checkpoint; give one that is")
+    found = checkpoint(what)
     if (retraction := retractions.tainted(found.id)) is not None:
         raise CannotExport(f"{artifacts.titled(found)} is {retraction.about(found.id)}")
     return artifacts.path(found.id)

@@ -11,7 +11,7 @@ from models import foundation
 from models.campaign import Campaign, FoundationChoice
 from models.potentials import header
 from tasks.children import in_child
-from tasks.records import Kind, Recipe, made
+from tasks.records import Kind, Recipe, checkpoint, made
 
 
 @task(name="resolve foundation", task_run_name="resolve-foundation")
@@ -37,11 +37,7 @@ def resolve_teacher(campaign: Campaign, teacher: str) -> str:
     if Path(teacher).is_file():
         found = artifacts.get(resolve_foundation.fn(FoundationChoice(name=teacher)))
     else:
-        found = artifacts.find(teacher or f"{campaign.name}@champion")
-    if found.kind not in ("checkpoint", "foundation"):
-        raise ProvenanceError(
-            f"{artifacts.titled(found)} is no checkpoint, and cannot teach; give one that is"
-        )
+        found = checkpoint(teacher or f"{campaign.name}@champion")
     described = header(artifacts.path(found.id))
     level = described["level_of_theory"][described["architecture"]["heads"][-1]]
     if level != campaign.labels.level_of_theory:

@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 
 from db import agent, artifacts
 from db.artifacts import Artifact
+from db.errors import ProvenanceError
 from db.steps import Output, once
 from tasks.children import THREADS
 
@@ -98,6 +99,17 @@ def recorded(
     if done.reused:
         log.info("%s: on record, not computed again", kind)
     return done.outputs
+
+
+def checkpoint(text: str) -> Artifact:
+    """The checkpoint a person means, by alias or id (see `artifacts.find`).
+
+    Raises ProvenanceError where something else is meant.
+    """
+    found = artifacts.find(text)
+    if found.kind not in ("checkpoint", "foundation"):
+        raise ProvenanceError(f"{artifacts.titled(found)} is no checkpoint; give one that is")
+    return found
 
 
 def read(artifact_id: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What a student learns of its teacher. The union below is the registry and the schema of campaign files."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -106,9 +106,9 @@ class Objective(BaseModel, ABC):
     def check(self, student: Student) -> None:
         """Raise ValueError where this cannot be learnt by such a student."""
 
+    @abstractmethod
     def prepare(self, student: Network, teaching: Teaching) -> Lesson:
         """The lesson, for this student; the student may be changed, as `finish` undoes."""
-        raise NotImplementedError
 
     def finish(self, student: Network) -> None:
         """Leave a plain network."""
@@ -134,7 +134,8 @@ class AtomicEnergies(Objective):
 
     def prepare(self, student: Network, teaching: Teaching) -> Lesson:
         """Atomic energies of every structure, measured from the student's E0s."""
-        own, taught = _e0s(student), teaching.teacher.e0s()
+        own = Potential(network=student, level_of_theory={}, provenance={}).e0s()
+        taught = teaching.teacher.e0s()
         said = []
         for one, atoms in zip(teaching.outputs, teaching.structures, strict=True):
             between = torch.tensor([taught[int(z)] - own[int(z)] for z in atoms.numbers])
@@ -261,8 +262,7 @@ class Curvature(Objective):
             return None
         weights = {"energy": teaching.weights.energy, "forces": teaching.weights.forces}
         decay = Decay(factor=self.decay_factor, limit=0.0, judged_by=self.judged_by, **weights)
-        limit = self.margin * decay.score(teaching.errors)
-        return Decay(factor=self.decay_factor, limit=limit, judged_by=self.judged_by, **weights)
+        return replace(decay, limit=self.margin * decay.score(teaching.errors))
 
 
 class HessianRows(Curvature):
@@ -310,8 +310,3 @@ class _Projected(torch.nn.Module):
         self.shape = own.shape
         table: torch.Tensor = self.table  # type: ignore[assignment]
         return torch.linalg.lstsq(table.double(), own.double().view(len(table), -1)).solution.to(own)
-
-
-def _e0s(network: Network) -> dict[int, float]:
-    row = torch.atleast_2d(network.atomic_energies_fn.atomic_energies)[-1]
-    return {int(z): float(e) for z, e in zip(network.atomic_numbers, row, strict=True)}
