@@ -35,6 +35,7 @@ class Home:
     folder: Path
     campaign: str
     port: int
+    options: tuple[str, ...] = ()
 
     @property
     def env(self) -> dict[str, str]:
@@ -51,7 +52,7 @@ class Home:
         self.folder.mkdir(exist_ok=True)
         log = (self.folder / "log").open("ab")
         return subprocess.Popen(
-            [*COMMAND, "run", self.campaign],
+            [*COMMAND, "run", self.campaign, *self.options],
             env=self.env,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -75,6 +76,12 @@ class Home:
         except sqlite3.OperationalError:
             return set()
 
+    @staticmethod
+    def kill(process: subprocess.Popen[bytes]) -> None:
+        """Kill -9 a campaign with all its children."""
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
     def kill_in(self, kind: str) -> int:
         """Run until a step of `kind` is in its middle, kill -9; returns how many steps were done by then."""
         process = self.start()
@@ -84,8 +91,7 @@ class Home:
         time.sleep(MIDDLE)
         if process.poll() is not None:
             raise SystemExit(f"the campaign ended before it was killed in {kind}:\n{self.log()}")
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        self.kill(process)
         return len(self.ask("SELECT key FROM step WHERE status = 'done'"))
 
 

@@ -3,6 +3,7 @@
 import getpass
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -89,6 +90,44 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tu
         elif then != now:
             found[name] = (then, now)
     return found
+
+
+def drift(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What differs between two answers of ``software`` in words, one thing each: "torch 2.12.0 → 2.13.0".
+
+    Of what one of them does not speak at all, as records of earlier versions of the machine, nothing is said.
+    """
+    return [
+        f"{_WORDS.get(name, name.removeprefix('environment.'))} {_short(then)} → {_short(now)}"
+        for name, (then, now) in changes(before, after).items()
+        if not isinstance(then or now, Mapping)
+    ]
+
+
+_WORDS = {
+    "python": "Python",
+    "temper-mlip": "Temper",
+    "git.commit": "commit of Temper",
+    "git.dirty": "uncommitted changes",
+    "machine.processor": "processor",
+    "machine.cores": "cores",
+    "machine.system": "system",
+    "machine.blas": "linear algebra",
+    "machine.gpus": "GPUs",
+    "machine.driver": "GPU driver",
+}
+
+
+def _short(value: Any) -> str:
+    """A value of ``software`` in a sentence."""
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = str(value)
+    return text[:12] if re.fullmatch("[0-9a-f]{40}", text) else text
 
 
 @cache

@@ -60,7 +60,7 @@ def _renew(key: str, owner: str, stop: threading.Event) -> None:
     period = settings().lease_seconds
     while not stop.wait(period / 3):
         try:
-            with session() as s:
+            with session(patient=False) as s:
                 statement = (
                     update(StepRow)
                     .where(StepRow.key == key, StepRow.lease_owner == owner)

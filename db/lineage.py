@@ -101,6 +101,14 @@ def behind(artifact_id: str) -> CTE:
     )
 
 
+def step_of(artifact_id: str) -> Step | None:
+    """The step that made an artifact; None of an imported one, and of one that is not on record."""
+    query = select(StepRow).join(ArtifactRow, ArtifactRow.step_key == StepRow.key)
+    with session(read_only=True) as s:
+        row = s.scalar(query.where(ArtifactRow.id == artifact_id))
+        return None if row is None else Step.of(row)
+
+
 def ancestors(artifact_id: str) -> Lineage:
     """Everything behind an artifact, itself included.
 

@@ -1,12 +1,15 @@
 """Transactions on the database of the current settings."""
 
+import logging
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Engine, func, literal, select
+from sqlalchemy import Connection, Engine, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -17,6 +20,9 @@ from db.migrate import upgrade
 from db.settings import settings
 from db.tables import Base, Utc
 
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 0.5  # between two attempts to reach a database that went away
 LOCK = 7_283_658_302
 """Any number but that of the migrations will do, as long as every Temper uses the same one."""
 
@@ -25,11 +31,12 @@ _opening = threading.Lock()
 
 
 @contextmanager
-def session(*, read_only: bool = False) -> Iterator[Session]:
+def session(*, read_only: bool = False, patient: bool = True) -> Iterator[Session]:
     """One transaction: committed at the end of the block, rolled back on an exception.
 
     The first use of a database in a process brings its schema up to date. ``read_only`` transactions never
-    wait for writers.
+    wait for writers. A database that this process knows, and that went away or is locked, is waited for as
+    long as the settings say, unless one is not ``patient``.
 
     Raises:
         DatabaseUnavailable: it cannot be reached, went away meanwhile, or has no room left.
@@ -38,11 +45,47 @@ def session(*, read_only: bool = False) -> Iterator[Session]:
     engine = _engine(settings().url)
     if read_only:
         engine = engine.execution_options(**READ_ONLY)
+    patience = settings().patience_seconds if patient else 0.0
     try:
-        with Session(engine, expire_on_commit=False) as opened, opened.begin():
+        with (
+            _begun(engine, patience) as connection,
+            Session(connection, expire_on_commit=False) as opened,
+            opened.begin(),
+        ):
             yield opened
     except OperationalError as error:
         raise _unavailable(engine, error) from error
+
+
+@contextmanager
+def _begun(engine: Engine, patience: float) -> Iterator[Connection]:
+    """A connection with a transaction; committed at the end, rolled back on an exception."""
+    give_up = time.monotonic() + patience
+    told = False
+    while True:
+        try:
+            connection = engine.connect()
+            try:
+                transaction = connection.begin()
+            except BaseException:
+                connection.close()
+                raise
+            break
+        except OperationalError as error:
+            if time.monotonic() > give_up or not _may_pass(error):
+                raise
+            if not told:
+                log.warning("%s; waiting for it up to %g s", _unavailable(engine, error), patience)
+                told = True
+        time.sleep(PAUSE_SECONDS)
+    with connection, transaction:
+        yield connection
+
+
+def _may_pass(error: OperationalError) -> bool:
+    """Whether it is the state of a server, or somebody else's lock, that a file's disk has no part in."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return code is None or code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def now(opened: Session) -> datetime:

@@ -32,6 +32,7 @@ from db.tables import ArtifactRow, GeneratedRow, StepRow, UsedRow
 
 log = logging.getLogger(__name__)
 
+RECORDING_ATTEMPTS = 3
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -160,8 +161,25 @@ def once(
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             continue
         owner = new_owner()
-        if _claim(step, owner) and (done := _attempt(step, owner, compute, work)):
-            return done
+        if _claim(step, owner) and (made := _attempt(step, owner, compute, work)):
+            return made
+
+
+def done(
+    kind: str,
+    version: int,
+    parameters: Mapping[str, JSON],
+    inputs: Mapping[str, str | Sequence[str]],
+    *,
+    seed: int | None = None,
+) -> Done | None:
+    """The outputs of a step that is on record; None where `once` would have to compute it.
+
+    Raises NotCanonical as `once` does.
+    """
+    with session(read_only=True) as s:
+        found = _look(s, step_key(kind, version, parameters, inputs, seed))
+    return found if isinstance(found, Done) else None
 
 
 def _listed(inputs: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:
@@ -244,7 +262,7 @@ def _attempt(
                 outputs = compute(work)
             seconds = time.monotonic() - started
             rows = {role: _keep(step, role, output) for role, output in outputs.items()}
-        recorded = _record(step, owner, rows, seconds)
+        recorded = _recorded(step, owner, rows, seconds)
     except BaseException as error:
         if _fail(step, owner, error) or not isinstance(error, Exception):
             raise
@@ -287,6 +305,16 @@ def _keep(step: _Step, role: str, output: Output) -> dict[str, Any]:
     }
 
 
+def _recorded(step: _Step, owner: str, rows: Mapping[str, dict[str, Any]], seconds: float) -> bool:
+    """Record what took long to compute, also where the connection breaks; False if the lease is not ours."""
+    for _ in range(RECORDING_ATTEMPTS - 1):
+        try:
+            return _record(step, owner, rows, seconds)
+        except DatabaseUnavailable as error:
+            log.warning("%s: not recorded, trying again: %s", step.label, error)
+    return _record(step, owner, rows, seconds)
+
+
 def _record(step: _Step, owner: str, rows: Mapping[str, dict[str, Any]], seconds: float) -> bool:
     """Write artifacts, edges and status in one transaction; False if the lease is not ours any more."""
     with session() as s:
@@ -310,7 +338,7 @@ def _fail(step: _Step, owner: str, error: BaseException) -> bool:
     """Record the failure and free the lease; False if the lease is not ours any more."""
     text = "".join(traceback.format_exception(error)) if isinstance(error, Exception) else "interrupted"
     try:
-        with session() as s:
+        with session(patient=False) as s:
             row = s.get_one(StepRow, step.key, with_for_update=True)
             if row.lease_owner != owner:
                 return False

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from db.settings import settings
+from models import devices
 from models.campaign import Campaign
 from models.validation import AnyCheck, acceptance
 from models.validation.acceptance import Simulation
@@ -12,10 +16,20 @@ from models.validation.gate import Other, PromotedAs
 from tasks.promotion import judge, promoted
 from tasks.validation import measure, simulate
 
-PARALLEL = 2  # children that compute at once, one thread each
+SIDE_BY_SIDE: TaskRunner[PrefectFuture[Any]] = ThreadPoolTaskRunner[Any](  # type: ignore[assignment]  # invariant
+    max_workers=1 if devices.is_gpu(settings().device) else 2
+)
+"""Runs what a flow submits, each in a child on one thread: a GPU runs one training at a time."""
 
 Ground = tuple[str, Mapping[str, str]]
 """A checkpoint that another is compared with, and the files it is measured on, by role."""
+
+
+def measured_on(
+    data: Mapping[str, str], replay: Mapping[str, str], evidence: Mapping[str, str]
+) -> dict[str, str]:
+    """The files that a checkpoint is measured on, by role: of labels and replay what no training has seen."""
+    return {"test": data["test"], "replay_test": replay["replay_test"], **evidence}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +39,9 @@ class Examination:
     started: Mapping[str, PrefectFuture[str]]
 
     @property
-    def trajectories(self) -> str:
-        """The id of the dynamics."""
-        return self.started["trajectories"].result()
+    def trajectories(self) -> str | None:
+        """The id of the dynamics; None where no check needs any."""
+        return self.started["trajectories"].result() if "trajectories" in self.started else None
 
     def findings(self) -> dict[str, str]:
         """By kind of check: the id of what it found. Waits for all."""
@@ -55,7 +69,7 @@ def examine(
     started: dict[str, PrefectFuture[str]] = {}
     with_dynamics = dict(files)
     if any("trajectories" in check.needs for check in feasible):
-        starts = files.get("reference", files["test"])
+        starts = starts_from(files)
         started["trajectories"] = simulate.submit(name, simulation, checkpoint, starts, occasion)
         with_dynamics["trajectories"] = started["trajectories"]  # type: ignore[assignment]  # Prefect waits
     for check in sorted(feasible, key=lambda check: (not check.repeatable, "trajectories" in check.needs)):
@@ -94,6 +108,11 @@ def accept(
             compared[other] = examine(other, plan.simulation, chosen(plan, kinds), *given).findings()
     findings = examination.findings()
     return judge(plan, role, checkpoint, files, findings, compared)
+
+
+def starts_from(files: Mapping[str, str]) -> str:
+    """The id of the structures from which dynamics starts."""
+    return files.get("reference", files["test"])
 
 
 def chosen(plan: Campaign, kinds: Sequence[str]) -> list[AnyCheck]:

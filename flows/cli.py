@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from flows import export_cli, records_cli, reproduce_cli, store_cli
+from flows import export_cli, labels_cli, operate_cli, records_cli, reproduce_cli, store_cli
 from flows.console import err, out
 from flows.server import ensure_server
 
@@ -37,9 +37,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(operate_cli.app)
 app.add_typer(records_cli.app)
 app.add_typer(store_cli.app)
 app.add_typer(export_cli.app)
+app.add_typer(labels_cli.app)
 app.add_typer(reproduce_cli.app)
 
 Campaign = Annotated[
@@ -70,6 +72,9 @@ def run(
     trust: Trust = False,
 ) -> None:
     """Run a campaign. What an earlier run has finished is not computed again."""
+    from tasks.children import prepare_children
+
+    prepare_children()
     overrides = _given(labels=labels, level_of_theory=level_of_theory, foundation=foundation, seed=seed)
     overrides |= _fields(set_)
     _check(campaign, overrides, trust=trust)
@@ -78,6 +83,9 @@ def run(
     from flows.finetune import finetune
 
     outcome = finetune(campaign, **overrides)
+    if outcome["rounds"]:
+        out.print(_table(outcome["rounds"]))
+        out.print(f"No further round: {escape(outcome['outcome']['rounds']['stopped'])}.\n")
     out.print(_table(outcome["summary"]))
     out.print(f"\n{escape(outcome['verdict']['summary'])}")
     for reason in outcome["verdict"]["reasons"]:
@@ -230,8 +238,10 @@ def verify() -> None:
 def _check(campaign: str, overrides: Mapping[str, Any], *, trust: bool = False) -> None:
     """Examine every input of a campaign, before anything is started; `trust` vouches for its foundation."""
     from models.campaign_files import load_campaign
+    from tasks.permissions import permissions
 
-    _admit(load_campaign(campaign, **overrides).foundation.name, trust=trust)
+    plan = load_campaign(campaign, **overrides, permissions=permissions(from_person=True))
+    _admit(plan.foundation.name, trust=trust)
 
 
 def _admit(name: str, *, trust: bool) -> None:

@@ -1,28 +1,30 @@
 """A whole campaign: from a foundation and labels to a promoted specialist and a fast engine."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.runtime import flow_run
-from prefect.task_runners import ThreadPoolTaskRunner
-from pydantic import Field
+from prefect.runtime import deployment, flow_run
 
 from db.settings import settings
-from flows.acceptance import PARALLEL, Ground, accept, chosen, examine
+from flows import forms
+from flows.acceptance import SIDE_BY_SIDE, Ground, accept, examine, starts_from
 from flows.distillation import teach
+from flows.interruptions import go_on, listen
+from flows.rounds import approach, said
+from flows.runners import check
+from flows.specialist import foundation_ground, gather, specialise
 from models import devices
 from models.campaign_files import load_campaign
-from models.strategies import TARGET_HEAD
 from models.validation.gate import Other
-from tasks.children import interruptible
-from tasks.datasets import ingest_labels, pseudolabel_replay, record_evidence
-from tasks.foundation import resolve_foundation
-from tasks.promotion import admit, promote
+from tasks.approval import approve
+from tasks.children import interruptible, prepare_children
+from tasks.permissions import permissions
+from tasks.promotion import promote
 from tasks.reporting import conclude, report, summarise
-from tasks.structures import record_structures
-from tasks.training import fine_tune, refit_e0s
-from tasks.validation import rank
+from tasks.reporting_rounds import summarise_rounds
+from tasks.validation import simulate
 
 
 def run_name() -> str:
@@ -33,115 +35,83 @@ def run_name() -> str:
 @flow(
     name="finetune",
     flow_run_name=run_name,
-    task_runner=ThreadPoolTaskRunner[Any](max_workers=PARALLEL),  # type: ignore[arg-type]  # invariant
+    task_runner=SIDE_BY_SIDE,
+    on_running=[listen],
+    on_crashed=[go_on],
 )
 def finetune(
-    campaign: str = Field(
-        "nacl",
-        description="A campaign that ships with Temper, or the path of a YAML file",
-        json_schema_extra={"title": "Campaign"},  # Prefect's form passes over `title` itself
-    ),
-    labels: str = Field(
-        "",
-        description="Use these labels (extended XYZ) in place of the campaign's",
-        json_schema_extra={"title": "Labels"},
-    ),
-    level_of_theory: str = Field(
-        "",
-        description="The level of theory of the labels given above, as MP2/cc-pVTZ",
-        json_schema_extra={"title": "Level of theory"},
-    ),
-    foundation: str = Field(
-        "",
-        description="Start from this foundation model, a name or a path, in place of the campaign's",
-        json_schema_extra={"title": "Foundation"},
-    ),
-    seed: int | None = Field(
-        None,
-        description="The seed of everything random; none: those of the campaign",
-        json_schema_extra={"title": "Seed"},
-    ),
-    fields: dict[str, Any] = Field(
-        {},
-        description="Other fields of the campaign file by their dotted names, as split.by",
-        json_schema_extra={"title": "Other fields"},
-    ),
+    campaign: str = forms.CAMPAIGN,
+    labels: str = forms.LABELS,
+    level_of_theory: str = forms.LEVEL_OF_THEORY,
+    foundation: str = forms.FOUNDATION,
+    e0s: forms.E0s = forms.E0S,
+    seed: int | None = forms.SEED,
+    approval: forms.Approval = forms.APPROVAL,
+    fields: dict[str, Any] = forms.FIELDS,
 ) -> dict[str, Any]:
     """Fine-tune, validate, distil and promote; what was computed before is not computed again."""
+    prepare_children()
     devices.find(settings().device)  # before anything is started
+    check(settings())
     plan = load_campaign(
         campaign,
         labels=labels or None,
         level_of_theory=level_of_theory or None,
         foundation=foundation or None,
         seed=seed,
-        fields=fields,
+        fields=forms.chosen(fields, {"e0s.policy": e0s, "approval": approval}),
+        permissions=permissions(from_person=deployment.id is None),
     )
 
-    start = resolve_foundation(plan.foundation)
-    data = ingest_labels(plan)
-    replay = pseudolabel_replay(plan.replay, start)
-    further = {head: ingest_labels(plan, head) for head in plan.further}
-    evidence = record_evidence(plan)
-    parts = [data, replay, evidence, *further.values()]
-    admit(plan, [start, *(id_ for part in parts for id_ in part.values())])
-    record_structures(plan, {TARGET_HEAD: data, **further}, replay, start)
+    given = gather(plan)
+    if plan.rounds is None:
+        specialist, course = specialise(plan, given, given.data), None
+    else:
+        course = approach(plan, plan.rounds, given)
+        specialist = course.rounds[-1].specialist
 
-    e0s = refit_e0s(plan, start, data)
-    lessons = {"foundation": start, "e0s": e0s, "train": data["train"], "valid": data["valid"]}
-    for head, other in further.items():
-        lessons |= {f"{head}.{role}": other[role] for role in ("train", "valid")}
-        lessons[f"{head}.e0s"] = refit_e0s(plan, start, other, head)
+    files, champion = given.files, specialist.checkpoint
+    grounds: dict[Other, Ground] = {"foundation": foundation_ground(given, specialist.e0s)}
     with interruptible():
-        running = {}
-        for candidate in plan.candidates:
-            given = {role: replay[part] for role, part in candidate.replay_parts.items()}
-            running[candidate.name] = fine_tune.submit(plan, candidate, lessons | given)
-        candidates = {name: future.result() for name, future in running.items()}
-
-    files = {"test": data["test"], "replay_test": replay["replay_test"], **evidence}
-    grounds: dict[Other, Ground] = {"foundation": (start, {**files, "e0s": e0s})}
-    with interruptible():
-        compared = chosen(plan, ("accuracy", "retention"))
-        examined = {"foundation": examine("foundation", plan.simulation, compared, *grounds["foundation"])}
-        for name, made in candidates.items():
-            examined[name] = examine(name, plan.simulation, compared, made["checkpoint"], files)
-        found = {name: examination.findings() for name, examination in examined.items()}
-        winner = rank({name: made["history"] for name, made in candidates.items()})
-        champion = candidates[winner]["checkpoint"]
-
         # The champion's checks go on while its student is taught.
         examination = examine("champion", plan.simulation, plan.checks, champion, files, beside=True)
-        student = teach(plan, champion, data, examination.trajectories)
+        starts = starts_from(files)
+        dynamics = examination.trajectories or simulate("champion", plan.simulation, champion, starts)
+        student = teach(plan, champion, specialist.data, dynamics)
 
         champion_acceptance = accept(plan, "champion", champion, files, examination, grounds)
         engine, taught_files = student["checkpoint"], {**files, "teacher": champion}
         examination = examine("engine", plan.simulation, plan.checks, engine, taught_files)
         grounds["teacher"] = (champion, files)
         engine_acceptance = accept(plan, "engine", engine, taught_files, examination, grounds)
-        found["student"] = examination.findings()
 
-    # The engine is a champion's student: without an accepted champion there is no engine.
-    promoted = {"champion": promote("champion", champion_acceptance)}
-    promoted["engine"] = promoted["champion"] and promote("engine", engine_acceptance)
-    acceptances = {"champion": champion_acceptance, "engine": engine_acceptance}
-    verdict = conclude(plan, winner, acceptances, promoted)
-    outcome = {
-        "data": dict(data),
-        "replay": dict(replay),
-        "e0s": e0s,
-        "foundation": start,
-        "candidates": {name: dict(made) for name, made in candidates.items()},
-        "findings": found,
-        "winner": winner,
+    made = {
+        "data": dict(specialist.data),
+        "replay": dict(given.replay),
+        "e0s": specialist.e0s,
+        "foundation": given.foundation,
+        "candidates": {name: dict(made) for name, made in specialist.candidates.items()},
+        "findings": {**specialist.found, "student": examination.findings()},
+        "winner": specialist.winner,
+        "rounds": course and said(course),
         "student": dict(student),
-        "acceptance": acceptances,
-        "promoted": promoted,
-        "verdict": verdict,
     }
+
+    def concluded(acceptances: Mapping[str, str], promoted: Mapping[str, bool]) -> dict[str, Any]:
+        verdict = conclude(plan, specialist.winner, acceptances, promoted)
+        return {**made, "acceptance": dict(acceptances), "promoted": dict(promoted), "verdict": verdict}
+
+    measured = {"champion": champion_acceptance, "engine": engine_acceptance}
+    undecided = dict.fromkeys(measured, False)
+    accepted = approve(plan, measured, lambda: report(plan, concluded(measured, undecided)))
+    # The engine is a champion's student: without an accepted champion there is no engine.
+    promoted = {"champion": promote("champion", accepted["champion"])}
+    promoted["engine"] = promoted["champion"] and promote("engine", accepted["engine"])
+    outcome = concluded(accepted, promoted)
     return {
         "summary": summarise(outcome),
-        "verdict": verdict,
+        "rounds": course and summarise_rounds(plan, said(course)),
+        "verdict": outcome["verdict"],
         "report": report(plan, outcome),
         "outcome": outcome,
     }

@@ -24,6 +24,7 @@ from models.distillation.objectives import AnyObjective, Curvature
 from models.distillation.students import AnyStudent, SmallMace
 from models.e0s import E0Policy
 from models.potentials import header
+from models.rounds import FIGURE, Rounds
 from models.strategies import REPLAY_HEAD, TARGET_HEAD, AnyStrategy
 from models.training import Optimisation
 from models.validation import CHECK, CHECKS, AnyCheck
@@ -165,6 +166,16 @@ class StudentPlan(_Section):
         return self.model_copy(update={"optimisation": self.optimisation.model_copy(update=shorter)})
 
 
+class Night(_Section):
+    """What the night may do about what is promoted."""
+
+    move_back: bool = Field(
+        False,
+        description="where it is damaged, retracted or worse than it was accepted, its name stands again for "
+        "the last one that is still as it was accepted",
+    )
+
+
 DEFAULT_GATE = (
     Threshold(figure="accuracy.forces", relative_to="foundation", at_most=0.7, of="champion"),
     Threshold(figure="accuracy.forces", relative_to="foundation", at_most=1.0, of="engine"),
@@ -209,7 +220,14 @@ class Campaign(_Section):
         description="what is measured of a model",
     )
     gate: tuple[Threshold, ...] = Field(DEFAULT_GATE, description="what it must reach to be promoted")
+    approval: Literal["gate", "person"] = Field(
+        "gate", description="who promotes what passes the gate: the gate itself, or a person who is asked"
+    )
     student: StudentPlan = StudentPlan()
+    rounds: Rounds | None = Field(
+        None, description="how labels are acquired as long as the gate does not hold; none: it asks for none"
+    )
+    night: Night = Night()
     forbidden_licences: tuple[str, ...] = Field(
         (), description="terms under which nothing that is promoted may come, as ASL; 'unknown' may be one"
     )
@@ -252,6 +270,27 @@ class Campaign(_Section):
                     f"gate: {threshold.figure} has no samples, by which two models could be compared in "
                     "pairs; give an absolute limit"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_fit(self) -> "Campaign":
+        if self.rounds is None:
+            return self
+        level = self.rounds.calculator.level_of_theory
+        if level != self.labels.level_of_theory:
+            raise ValueError(
+                f"rounds.calculator: would give labels of {level}, and those there are are of "
+                f"{self.labels.level_of_theory}; two levels are never mixed in one head"
+            )
+        kind = FIGURE.partition(".")[0]
+        if kind not in [check.kind for check in self.checks]:
+            raise ValueError(f"rounds: what they gain is seen by the check {kind}; add it to checks")
+        replaying = [c.name for c in self.candidates if "replay_train" in c.replay_parts]
+        if self.rounds.start == "previous" and replaying:
+            raise ValueError(
+                f"rounds.start: {replaying[0]} replays the foundation's own ground, so that it has to start "
+                "from the foundation; set 'foundation', or take candidates without replay"
+            )
         return self
 
     @field_validator("further")

@@ -1,6 +1,6 @@
 """Campaign files: found, read, and every input examined before anything runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from models import foundation
 from models.campaign import Campaign, FoundationChoice
 from models.datasets import (
+    DataError,
     check_elements,
     fingerprint,
     isolated_atoms,
@@ -21,9 +22,19 @@ from models.datasets import (
     split,
 )
 from models.e0s import given_energies
+from models.permissions import Permissions
 from models.potentials import header
 from models.pseudolabels import has_labels
+from models.rounds import Starts
 from models.strategies import TARGET_HEAD
+
+LARGEST = 256 * 1024
+"""Bytes of a campaign file: many times what the longest sensible one has."""
+MOST = 100_000
+"""Values in a campaign file: so many are no mistake, and yet no burden."""
+SHIPPED = Path(__file__).parents[1] / "deployments" / "campaigns"
+OURS = Permissions()
+"""Of whoever calls from Python: their own paths, and no programs."""
 
 
 class CampaignError(ValueError):
@@ -35,10 +46,9 @@ def find(name: str) -> Path:
     given = Path(name)
     if given.suffix in (".yaml", ".yml"):
         return given
-    shipped = Path(__file__).parents[1] / "deployments" / "campaigns"
-    path = shipped / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
+    path = SHIPPED / f"{name}.yaml"
+    if "/" in name or not path.is_file():
+        known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
         raise CampaignError(f"no campaign named {name!r}; shipped: {known}. A path must end in .yaml")
     return path
 
@@ -51,14 +61,17 @@ def load_campaign(
     foundation: str | None = None,
     seed: int | None = None,
     fields: Mapping[str, Any] | None = None,
+    permissions: Permissions = OURS,
 ) -> Campaign:
     """A campaign by name or path with a few values replaced, every input of it examined.
 
-    `fields` maps dotted names, such as "split.by", to values that replace the file's.
+    `fields` maps dotted names, such as "split.by", to values that replace the file's. `permissions` say what
+    it may read and start.
 
     Other labels lose what the file says of its own: licence, citation, calculator, and which of two
-    stands. `seed` replaces the seeds of the split, the replay set, the student, the simulation and every
-    training. Raises CampaignError, DataError or FoundationError with one clear message.
+    stands. `seed` replaces the seeds of the split, the replay set, the student, the simulation, the rounds
+    and every training. Raises CampaignError, NotPermitted, DataError or FoundationError with one clear
+    message.
     """
     if (labels is None) != (level_of_theory is None):
         raise CampaignError(
@@ -74,7 +87,7 @@ def load_campaign(
     if labels is not None:
         overrides |= {"labels.licence": "unknown", "labels.citation": ""}
         overrides |= {"labels.calculator": None, "labels.repeated": None}
-    campaign = load(find(name), overrides | dict(fields or {}))
+    campaign = load(find(name), overrides | dict(fields or {}), permissions)
     if seed is not None:
         campaign = campaign.model_copy(
             update={
@@ -83,8 +96,11 @@ def load_campaign(
                 "student": campaign.student.model_copy(
                     update={"optimisation": campaign.student.optimisation.model_copy(update={"seed": seed})}
                 ),
+                "rounds": campaign.rounds and campaign.rounds.model_copy(update={"seed": seed}),
             }
         )
+    if campaign.rounds is not None:
+        permissions.check_programs(campaign.rounds.calculator)
     examine(campaign)
     return campaign
 
@@ -108,14 +124,25 @@ def examine(campaign: Campaign) -> None:
         if policy.policy in ("isolated_atoms", "explicit"):
             given_energies(policy, isolated, sorted({int(z) for frame in frames for z in frame.numbers}))
         structures[labels.path] = [*frames, *isolated]
-    for section in (*campaign.comparable.values(), campaign.replay):
+    for section in (*campaign.comparable.values(), campaign.replay, *_starts(campaign)):
         if section.path is not None:
             structures[section.path] = read_structures(section.path)
+    if campaign.rounds is not None:
+        for path in (campaign.labels.path, *(starts.path for starts in _starts(campaign))):
+            try:
+                campaign.rounds.calculator.check(isolated_atoms(structures[path])[1])
+            except DataError as error:
+                raise DataError(f"{path}, {error}") from None
     described = foundation.describe(campaign.foundation.name)
     if described is not None:
         _check_elements(structures, described, campaign.foundation.name)
     if asking := [c.name for c in campaign.candidates if "original_train" in c.replay_parts.values()]:
         _examine_replay_labels(campaign, asking[0])
+
+
+def _starts(campaign: Campaign) -> list[Starts]:
+    """Where active rounds start from beside the labels."""
+    return [campaign.rounds.starts] if campaign.rounds and campaign.rounds.starts else []
 
 
 def check_known(campaign: Campaign, checkpoint: Path, name: str) -> None:
@@ -172,45 +199,84 @@ def _foundation_levels(choice: FoundationChoice) -> list[str]:
     return [published.level_of_theory] if published and choice.head is None else []
 
 
-def load(path: Path, overrides: dict[str, Any] | None = None) -> Campaign:
+def load(path: Path, overrides: Mapping[str, Any] | None = None, permissions: Permissions = OURS) -> Campaign:
     """Read and validate a campaign file.
 
     `overrides` maps dotted fields ("labels.path") to values that replace the file's. Paths are
     relative to the file (overriding ones to the working directory) and come back absolute. Raises
-    CampaignError with one line per mistake.
+    CampaignError with one line per mistake, and NotPermitted where a path leaves the folder of the file.
     """
-    if not path.is_file():
-        raise CampaignError(f"{path}: no such campaign file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise CampaignError(f"{path}: not valid YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise CampaignError(f"{path}: a campaign is a mapping of sections, not {type(content).__name__}")
-    _anchor_paths(content, path.parent.resolve())
-    for dotted, value in (overrides or {}).items():
-        *sections, last = dotted.split(".")
+    overrides, folder = overrides or {}, path.parent.resolve()
+    if not permissions.from_person and path.resolve().parent != SHIPPED.resolve():
+        permissions.check_file(path, "campaign")
+    content = _content(path)
+    for place, section, key in _paths(content):
+        if place != "foundation.name" or (folder / section[key]).is_file():
+            section[key] = str(folder / section[key])
+            permissions.check_file(Path(section[key]), f"{path}: {place}", folder=folder)
+    for dotted, value in overrides.items():
+        *names, last = dotted.split(".")
         target = content
-        for section in sections:
-            target = target.setdefault(section, {})
+        for name in names:
+            target = target.setdefault(name, {})
             if not isinstance(target, dict):
-                raise CampaignError(f"{path}: {section}: is a mapping of fields, not {target!r}")
-        target[last] = str(Path(value).resolve()) if last == "path" else value
+                raise CampaignError(f"{path}: {name}: is a mapping of fields, not {target!r}")
+        target[last] = value
+    for place, section, key in _paths(content):
+        if any(place == dotted or place.startswith(f"{dotted}.") for dotted in overrides):
+            if place != "foundation.name":
+                section[key] = str(Path(section[key]).absolute())
+            permissions.check_given(section[key], place)
     try:
         return Campaign.model_validate(content)
     except ValidationError as error:
         raise CampaignError("\n".join(_readable(path, mistake) for mistake in error.errors())) from error
 
 
-def _anchor_paths(content: dict[str, Any], base: Path) -> None:
-    named = [content.get(key) for key in ("further", "evidence")]
-    sections = [*content.values(), *(s for group in named if isinstance(group, dict) for s in group.values())]
-    for section in sections:
-        if isinstance(section, dict) and isinstance(section.get("path"), str):
-            section["path"] = str(base / section["path"])
-    foundation = content.get("foundation")
-    if isinstance(foundation, dict) and (base / str(foundation.get("name"))).is_file():
-        foundation["name"] = str(base / foundation["name"])
+def _content(path: Path) -> dict[str, Any]:
+    """The sections of a campaign file; raises CampaignError."""
+    if not path.is_file():
+        raise CampaignError(f"{path}: no such campaign file")
+    if (size := path.stat().st_size) > LARGEST:
+        raise CampaignError(
+            f"{path}: {size} bytes; a campaign file has at most {LARGEST}, and structures have their own"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, yaml.SafeLoader)
+        if node is not None and _expanded(node, {}) > MOST:
+            raise CampaignError(f"{path}: its aliases (*name) stand for too much; write out what you mean")
+        content = yaml.safe_load(text)
+    except RecursionError:
+        raise CampaignError(f"{path}: not a campaign: it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or no such date or number
+        raise CampaignError(f"{path}: not valid YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise CampaignError(f"{path}: a campaign is a mapping of sections, not {type(content).__name__}")
+    return content
+
+
+def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for with aliases written out; more than MOST where it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = MOST + 1
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        inside = [n for part in parts for n in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_expanded(n, known) for n in inside)
+    return known[id(node)]
+
+
+def _paths(content: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Where a campaign names files: the dotted field, its section, and its key in there."""
+    groups = {key: content.get(key) for key in ("further", "evidence", "rounds")}
+    sections = {**content}
+    for key, group in groups.items():
+        if isinstance(group, dict):
+            sections |= {f"{key}.{name}": section for name, section in group.items()}
+    for place, section in sections.items():
+        key = "name" if place == "foundation" else "path"
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            yield f"{place}.{key}", section, key
 
 
 def _readable(path: Path, mistake: Any) -> str:

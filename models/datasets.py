@@ -5,11 +5,13 @@ Inside Temper every label sits under `REF_energy` (info, eV), `REF_forces` (arra
 """
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import numpy as np
 from ase import Atoms, units
@@ -61,6 +63,9 @@ class Splitting(BaseModel):
     by: str = Field("trajectory", description="info key that names the trajectory of a frame")
     valid: float = Field(0.15, gt=0, lt=1)
     test: float = Field(0.2, gt=0, lt=1)
+    at_most: Mapping[Literal["train", "valid"], Annotated[int, Field(ge=1)]] | None = Field(
+        None, description="keep so many structures of a part, drawn by the seed, and leave out the others"
+    )
     seed: int = 0
 
     @model_validator(mode="after")
@@ -71,16 +76,38 @@ class Splitting(BaseModel):
 
 
 def read_structures(path: Path) -> list[Atoms]:
-    """All frames of a structure file; raises DataError naming the file."""
+    """All frames of an extended XYZ file, whatever it is called; raises DataError naming the file."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        frames = read(path, index=":")
+        # Opened here: of a path ASE would take what follows an @ for an index, and would unpack archives.
+        with path.open(encoding="utf-8") as file:
+            _survey(file)
+            file.seek(0)
+            frames = read(file, index=":", format="extxyz")
     except Exception as error:
-        raise DataError(f"{path}: cannot be read as structures ({error})") from error
+        raise DataError(
+            f"{path}: cannot be read as extended XYZ ({error}); of another format, convert it first "
+            "(ase convert)"
+        ) from error
     if not frames:
         raise DataError(f"{path}: holds no structures")
     return frames if isinstance(frames, list) else [frames]
+
+
+def _survey(file: TextIO) -> None:
+    """Raise ValueError where a frame claims more atoms or columns than there are: ASE would wait for them."""
+    lines = iter(file)
+    for index, header in enumerate(line for line in lines if not line.lstrip().startswith("VEC")):
+        if not header.strip():
+            return  # here ASE stops
+        claimed, properties = int(header), re.search(r"\bProperties=[\"']?(\S+)", next(lines, ""))
+        columns = re.findall(r"(?:^|:)\w+:[A-Za-z]:(\d+)", properties[1]) if properties else []
+        first = next(lines, "") if claimed else ""
+        if claimed and sum(map(int, columns)) > len(first.split()):
+            raise ValueError(f"frame {index}: its atoms have fewer columns than its Properties say")
+        if (found := bool(first) + sum(1 for _ in islice(lines, max(claimed - 1, 0)))) < claimed:
+            raise ValueError(f"frame {index}: is of {claimed} atoms, and the file ends after {found}")
 
 
 def read_labels(path: Path, keys: Keys, given_units: Units) -> list[Atoms]:
@@ -96,8 +123,9 @@ def read_labels(path: Path, keys: Keys, given_units: Units) -> list[Atoms]:
 
 
 def _normalised(frame: Atoms, where: str, keys: Keys, given_units: Units) -> Atoms:
-    if not np.isfinite(frame.positions).all():
-        raise DataError(f"{where}: a position is not finite")
+    for what, numbers in (("a position", frame.positions), ("the cell", frame.cell.array)):
+        if not np.isfinite(numbers).all():
+            raise DataError(f"{where}: {what} is not finite")
     isolated = frame.info.get("config_type") == "IsolatedAtom"
     if isolated and len(frame) != 1:
         raise DataError(f"{where}: config_type=IsolatedAtom, but it has {len(frame)} atoms")
@@ -307,12 +335,20 @@ def ingest(
     isolated, frames = isolated_atoms(kept)
     parts = split(frames, rule, str(path))
     chosen = {part: [frames[i] for i in parts.indices[part]] for part in PARTS}
+    for part, number in (rule.at_most or {}).items():
+        chosen[part] = _drawn(chosen[part], number, rule.seed)
     if isolated:
         chosen["isolated"] = isolated
     how: dict[str, Any] = {"grouped_by": parts.grouped_by}
     if repeated is not None:
         how |= {"repeated": repeated, "n_dropped": len(labelled) - len(kept)}
     return {name: _freeze(items, work / f"{name}.extxyz", how) for name, items in chosen.items()}
+
+
+def _drawn(frames: Sequence[Atoms], number: int, seed: int) -> list[Atoms]:
+    """At most `number` of the frames, drawn at random, in their order."""
+    picks = np.random.default_rng(seed).permutation(len(frames))[:number]
+    return [frames[i] for i in sorted(picks)]
 
 
 def _freeze(frames: Sequence[Atoms], path: Path, more: Mapping[str, Any]) -> Part:

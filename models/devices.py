@@ -33,6 +33,11 @@ def find(name: str) -> torch.device:
     return probe.device
 
 
+def is_gpu(name: str) -> bool:
+    """Whether the device of this name (see `find`) is a GPU, be it there or not."""
+    return name.startswith("cuda") or (name == "auto" and torch.cuda.is_available())
+
+
 def choose(name: str) -> torch.device:
     """Let this process compute on the device of this name from now on (see `find`)."""
     global _chosen  # noqa: PLW0603  # one process computes on one device

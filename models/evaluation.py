@@ -7,6 +7,7 @@ import torch
 
 from models.graphs import Graph, batches, collate, e0_sum, edge_counts
 from models.kernels import for_inference
+from models.memory import in_halves
 from models.potentials import Network
 
 Rule = Literal["target", "retention", "pareto"]
@@ -23,14 +24,19 @@ def mean_errors(network: Network, graphs: Sequence[Graph], e0s: torch.Tensor) ->
     network = for_inference(network)
     weights = next(network.parameters())
     differences: dict[str, list[torch.Tensor]] = {name: [] for name in _ERRORS}
-    for run in batches(range(len(graphs)), edge_counts(graphs), _MAX_EDGES):
+
+    def off(run: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         batch = collate([graphs[i] for i in run], e0s.shape[1], weights.dtype, weights.device)
         output = network(batch, compute_force=True)
         energy = output["interaction_energy"].detach().double() + e0_sum(batch, e0s)
         per_atom = (energy - batch["labels_energy"]) / batch["n_atoms"]
         forces = output["forces"].detach().double() - batch["labels_forces"]
-        differences["energy_per_atom_mae"].append(per_atom[batch["labels_energy"].isfinite()])
-        differences["forces_mae"].append(forces[batch["labels_forces"].isfinite()])
+        return forces[batch["labels_forces"].isfinite()], per_atom[batch["labels_energy"].isfinite()]
+
+    for run in batches(range(len(graphs)), edge_counts(graphs), _MAX_EDGES):
+        for found in in_halves(run, off):
+            for name, part in zip(_ERRORS, found, strict=True):
+                differences[name].append(part)
     joined = {name: torch.cat(parts) for name, parts in differences.items()}
     return {name: 1000.0 * float(d.abs().mean()) for name, d in joined.items() if len(d)}
 

@@ -30,6 +30,7 @@ _DASHES: Sequence[Any] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5))
 _MARKERS = ("x", "+", "^", "s")
 _SAMPLES = ("—", "– –", "· ·", "– ·")  # of the dashes, in a legend
 _SAMPLE_MARKERS = ("×", "+", "△", "□")
+_FEW = 12  # points: a curve of them shows each one
 _MANY = 300  # points: more of them are drawn as a picture
 _IMMENSE = 1e30  # what is larger is drawn no more than what is not finite
 
@@ -148,7 +149,7 @@ def _panel(panel: Mapping[str, Plot], colours: Mapping[str, str], numbers: Mappi
         axes.set(xlabel=_folded(first.x_label, 32), ylabel=_folded(first.y_label, 28))
         if first.kind != "parity":
             _scale(axes, first.log, drawn, words)
-            axes.margins(x=0.01 if first.kind == "line" else 0.05)
+            axes.margins(x=0.05 if first.kind != "line" or any(map(_few, drawn)) else 0.01)
             if words:
                 axes.set_xticks(range(len(words)), labels=words)
         else:
@@ -193,9 +194,19 @@ def _curve(axes: Axes, drawn: _Drawn, words: Sequence[str]) -> None:
     x, y = _places(drawn.line, words), _values(drawn.line.y)
     if drawn.line.error is not None:
         error = _values(drawn.line.error)
-        axes.fill_between(x, y - error, y + error, color=drawn.colour, alpha=0.25, linewidth=0)
+        if _few(drawn):
+            axes.errorbar(x, y, error, fmt="none", ecolor=drawn.colour, elinewidth=0.9, capsize=2.0)
+        else:
+            axes.fill_between(x, y - error, y + error, color=drawn.colour, alpha=0.25, linewidth=0)
     style = _DASHES[max(0, drawn.number - 1) % len(_DASHES)]
-    axes.plot(x, y, color=drawn.colour, linestyle=style, linewidth=1.8 if drawn.number == 1 else 1.3)
+    width = 1.8 if drawn.number == 1 else 1.3
+    marker = "o" if _few(drawn) else "None"
+    axes.plot(x, y, color=drawn.colour, linestyle=style, linewidth=width, marker=marker, markersize=4.0)
+
+
+def _few(drawn: _Drawn) -> bool:
+    """Whether each point of a curve is shown: a line by a name of its own, as a reference, has none."""
+    return drawn.number == 0 and len(drawn.line.y) <= _FEW
 
 
 def _points(axes: Axes, drawn: _Drawn, words: Sequence[str], *, small: bool) -> None:

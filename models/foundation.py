@@ -143,6 +143,8 @@ def cached(name: str) -> Path:
     """Where mace-torch keeps a published model once it is downloaded."""
     from mace.tools.utils import get_cache_dir
 
+    from models import mace_torch  # noqa: F401  (it imports mace without what that prints)
+
     entry = PUBLISHED[name]
     file = _address(entry).rsplit("/", 1)[1]
     if entry.family == "mp":
@@ -259,6 +261,8 @@ def _refuse_unless_known(name: str, file: Path, digest: str, trusted: Callable[[
 
 def _unpickled(name: str, file: Path, trusted: str | None) -> Network:
     """The network in a pickle. The bytes that are opened are those whose sha256 was looked at."""
+    from models import mace_torch  # noqa: F401  (it imports mace without what that prints)
+
     content = file.read_bytes()
     _refuse_unless_known(name, file, hashlib.sha256(content).hexdigest(), lambda digest: digest == trusted)
     try:

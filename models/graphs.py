@@ -14,7 +14,7 @@ from matscipy.neighbours import neighbour_list
 
 from models import devices
 from models.kernels import for_inference
-from models.memory import keep_freed_memory
+from models.memory import in_halves, keep_freed_memory
 from models.potentials import Potential
 
 Batch = dict[str, torch.Tensor]
@@ -174,7 +174,7 @@ def digest(items: Iterable[Graph]) -> str:
     return content.hexdigest()
 
 
-def batches(order: Iterable[int], sizes: Sequence[int] | np.ndarray, budget: int) -> Iterator[list[int]]:
+def batches(order: Iterable[int], sizes: Sequence[int] | np.ndarray, budget: float) -> Iterator[list[int]]:
     """Split `order` into runs whose summed `sizes` stay within `budget` (never an empty run)."""
     run: list[int] = []
     total = 0
@@ -204,29 +204,35 @@ def predict(
 
     Computed on the chosen device (see `models.devices`), with numbers and arrays on the CPU as the result.
     Without `max_edges` as many as are fastest on a CPU: 8000 in float32 and 4000 in float64.
-    The E0 sum is added in float64, so that totals of thousands of eV keep their meV.
+    The E0 sum is added in float64, so that totals of thousands of eV keep their meV. A batch that does not
+    fit into memory is computed in halves; raises DoesNotFit where not even a single structure does.
     """
     keep_freed_memory()
     network = for_inference(devices.moved(potential.network))
     weights = next(network.parameters())
     e0s = torch.atleast_2d(network.atomic_energies_fn.atomic_energies)
-    results: list[Prediction] = []
     budget = max_edges or 32_000 // weights.dtype.itemsize
-    for run in batches(range(len(items)), edge_counts(items), budget):
+
+    def predicted(run: Sequence[int]) -> list[Prediction]:
         chosen = [items[i] for i in run]
         batch = collate(chosen, e0s.shape[1], weights.dtype, weights.device)
         output = network(batch, compute_force=True, compute_stress=stress)
         energies = (output["interaction_energy"].detach().double() + e0_sum(batch, e0s)).cpu().tolist()
         forces = output["forces"].detach().double().cpu().split([g.n_atoms for g in chosen])
         stresses = output["stress"].detach().double().cpu().numpy() if stress else None
-        for k, item in enumerate(chosen):
-            results.append(
-                Prediction(
-                    energy=energies[k],
-                    forces=forces[k].numpy(),
-                    stress=stresses[k] if stresses is not None and item.periodic else None,
-                )
+        return [
+            Prediction(
+                energy=energies[k],
+                forces=forces[k].numpy(),
+                stress=stresses[k] if stresses is not None and item.periodic else None,
             )
+            for k, item in enumerate(chosen)
+        ]
+
+    results: list[Prediction] = []
+    for run in batches(range(len(items)), edge_counts(items), budget):
+        for part in in_halves(run, predicted):
+            results += part
     return results
 
 

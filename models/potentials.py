@@ -1,15 +1,14 @@
-"""MACE networks: build, save, load, change heads, export. The one adapter to mace-torch.
+"""MACE networks: build, save, load, change heads, export; with `models/mace_torch.py` the one adapter to it.
 
 A checkpoint is one safetensors file: the state dict, and under the single metadata key `temper`
 a canonical JSON of everything needed to build the network again. Loading runs no foreign code.
 """
 
 import copy
-import io
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,10 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 
 from models import devices
 from models.networks import KINDS, EdgeNetwork
-
-# What mace and e3nn print and warn of while they are imported (optional accelerators) helps nobody here.
-with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import mace  # noqa: F401  (before e3nn: it sets how torch unpickles e3nn's constants)
-    from e3nn import o3
-    from e3nn.util import jit
-    from mace import modules
-    from mace.tools import AtomicNumberTable
-    from mace.tools.finetuning_utils import load_foundations_elements
-    from mace.tools.scripts_utils import extract_config_mace_model
 
 # TorchScript would rewrite functions after their first calls, and round differently from then on: a
 # prediction would depend on what ran before it. Without, a step of dynamics also costs less.
@@ -47,7 +35,7 @@ _IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
 _CLASSES = ("interaction_cls", "interaction_cls_first", "readout_cls")
 E0S = "atomic_energies_fn.atomic_energies"
 _ARRAYS = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift", "atomic_numbers")
-_BLOCKS = modules.interaction_classes | modules.readout_classes
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _GATES = {"silu": torch.nn.functional.silu, "tanh": torch.tanh, "abs": torch.abs, None: None}
 
 
@@ -119,7 +107,9 @@ def architecture(network: Network) -> dict[str, Any]:
     """The JSON-ready description from which `build` makes the same network again."""
     if isinstance(network, EdgeNetwork):
         return network.description
-    config = extract_config_mace_model(network)
+    from models import mace_torch
+
+    config = mace_torch.extract_config_mace_model(network)
     if "error" in config:
         raise CheckpointError(f"{type(network).__name__} is not supported: {config['error']}")
     if config["gate"] not in _GATES.values():
@@ -139,18 +129,20 @@ def build(description: Mapping[str, Any], dtype: torch.dtype = torch.float32) ->
     if "network" in description:
         with building(dtype):
             return KINDS[description["network"]](dict(description))
+    from models import mace_torch
+
     config = dict(description)
     for key in _CLASSES:
         if key in config:
-            config[key] = _BLOCKS[config[key]]
+            config[key] = mace_torch.BLOCKS[config[key]]
     for key in _IRREPS:
         if config.get(key) is not None:
-            config[key] = o3.Irreps(config[key])
+            config[key] = mace_torch.o3.Irreps(config[key])
     config["gate"] = _GATES[config.get("gate")]
     for key in _ARRAYS[:3]:
         config[key] = np.asarray(config[key], dtype=np.float64)
     with building(dtype):
-        network = modules.ScaleShiftMACE(**config).to(dtype)
+        network = mace_torch.modules.ScaleShiftMACE(**config).to(dtype)
     set_e0s(network, config["atomic_energies"])
     return network
 
@@ -173,7 +165,8 @@ def save(potential: Potential, path: Path) -> None:
     tensors = {
         k: v.detach().cpu().contiguous() for k, v in potential.network.state_dict().items() if v.numel()
     }
-    save_file(tensors, path, {_METADATA_KEY: json.dumps(header, sort_keys=True, allow_nan=False)})
+    described = {_METADATA_KEY: json.dumps(header, sort_keys=True, allow_nan=False)}
+    path.write_bytes(serialised(tensors, described))  # save_file says of a full disk what nobody understands
 
 
 def header(path: Path) -> dict[str, Any]:
@@ -196,7 +189,12 @@ def header(path: Path) -> dict[str, Any]:
 def load(path: Path, dtype: torch.dtype | None = None) -> Potential:
     """Read a checkpoint, in its own floating-point type or in `dtype`; raises CheckpointError."""
     described = header(path)
-    network = build(described["architecture"], dtype or getattr(torch, described["dtype"]))
+    try:
+        network = build(described["architecture"], dtype or _DTYPES[described["dtype"]])
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise CheckpointError(
+            f"{path}: describes no network that can be built ({type(error).__name__}: {error})"
+        ) from error
     with safe_open(path, framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     _fill(network, weights, str(path))
@@ -245,14 +243,16 @@ def take_weights(network: Network, foundation: Network) -> None:
     The network's elements are some or all of the foundation's. Its E0s stay its own, and what the
     foundation does not train is not trained.
     """
+    from models import mace_torch
+
     e0s = network.atomic_energies_fn.atomic_energies.numpy().copy()
     with building(next(network.parameters()).dtype):
-        load_foundations_elements(
+        mace_torch.load_foundations_elements(
             network,
             foundation,
-            AtomicNumberTable([int(z) for z in network.atomic_numbers]),
+            mace_torch.AtomicNumberTable([int(z) for z in network.atomic_numbers]),
             load_readout=True,
-            max_L=o3.Irreps(architecture(network)["hidden_irreps"]).lmax,
+            max_L=mace_torch.o3.Irreps(architecture(network)["hidden_irreps"]).lmax,
         )
     # mace-torch 0.3.16 copies the foundation's E0s over the requested ones when the shapes agree, and
     # makes parameters of the radial basis's constants.
@@ -287,13 +287,18 @@ def compiled(potential: Potential) -> Potential:
         return potential
     network = copy.deepcopy(potential.network).requires_grad_(False).to(devices.chosen())
     with building(potential.dtype):
-        script = torch.jit.script if isinstance(network, EdgeNetwork) else jit.compile
-        return replace(potential, network=script(network))
+        if isinstance(network, EdgeNetwork):
+            return replace(potential, network=torch.jit.script(network))
+        from models import mace_torch
+
+        return replace(potential, network=mace_torch.jit.compile(network))
 
 
 def irreps_dim(irreps: str) -> int:
     """Number of components of irreps such as "16x0e+4x1o"."""
-    return int(o3.Irreps(irreps).dim)
+    from models import mace_torch
+
+    return int(mace_torch.o3.Irreps(irreps).dim)
 
 
 def n_parameters(network: Network) -> int:

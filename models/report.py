@@ -1,5 +1,7 @@
 """The report of a campaign or of one model: an HTML file that needs nothing else, always the same bytes."""
 
+import base64
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,9 +15,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import TypeAdapter
 
-from models import figures
+from models import figures, report_rounds
 from models.e0s import E0Fit
 from models.report_checks import Acceptance, Section, sections
+from models.report_rounds import Rounds
 from models.validation.base import Line, Plot
 
 _HERE = Path(__file__).parent
@@ -80,6 +83,7 @@ class CampaignPart:
     candidates: Sequence[Candidate] = ()
     learning_curves: Sequence[LearningCurve] | None = None
     e0s: E0Fit | None = None
+    rounds: Rounds | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +126,10 @@ def to_json(data: ReportData) -> str:
 
 
 def render(data: ReportData) -> str:
-    """The report as HTML: styles, figures (SVG) and the viewer of structures inside, no link out, no date."""
+    """The report as HTML: styles, figures (SVG) and the viewer of structures inside, no link out, no date.
+
+    A browser is told to run the viewer alone and to fetch nothing, should anything slip through the escaping.
+    """
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -142,18 +149,23 @@ def render(data: ReportData) -> str:
     }
     colours = _colours(data)
     checks = sections(data.acceptances, colours)
-    candidates = data.campaign.candidates if data.campaign else ()
+    campaign = data.campaign
+    candidates = campaign.candidates if campaign else ()
+    viewer = (_HERE / "viewer.js").read_text(encoding="utf-8")
     return environment.get_template(_TEMPLATE).render(
         data=data,
-        campaign=data.campaign,
+        campaign=campaign,
         judged=[a for a in data.acceptances if a.passed is not None],
         sections=checks,
         foundation=next((c for c in candidates if c.role == "foundation"), None),
         champion=next((c for c in candidates if c.role == "champion"), None),
         learning=_learning(data, colours),
+        rounds=campaign.rounds if campaign else None,
+        rounds_plots=report_rounds.grid(campaign.rounds, colours) if campaign and campaign.rounds else None,
         symbols=chemical_symbols,
         style=Markup(figures.colours_css()),
-        viewer=Markup((_HERE / "viewer.js").read_text(encoding="utf-8")),
+        viewer=Markup(viewer),
+        viewer_digest=base64.b64encode(hashlib.sha256(f"\n{viewer}\n".encode()).digest()).decode(),
         elements=_elements(checks),
     )
 
@@ -212,6 +224,8 @@ def _colours(data: ReportData) -> dict[str, str]:
     known = {a.name: same.get(a.name) or a.name for a in data.acceptances}
     compared = [a.name for a in data.acceptances if a.passed is None]
     names = [*known.values(), *(c.name for c in candidates), *(c.name for c in curves)]
+    if data.campaign and data.campaign.rounds:
+        names += report_rounds.names(data.campaign.rounds)
     colours = figures.palette(names, by_role.get("foundation", next(iter(compared), None)))
     return colours | {name: colours[other] for name, other in known.items()}
 

@@ -58,5 +58,6 @@ def _head(data: ReportData, slug: str) -> dict[str, object]:
 
 
 def _text(words: str) -> str:
-    """Words within a line or a cell of a table: no HTML, no cell of its own."""
-    return re.sub(r"\s+", " ", words).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    """Words within a line or a cell of a table: no HTML, no link or picture, no cell of its own."""
+    plain = re.sub(r"\s+", " ", words).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`\[\]|])", r"\\\1", plain)

@@ -41,6 +41,15 @@ class Override:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Approval:
+    """Who decided on what had passed, where a campaign asks a person."""
+
+    promote: bool
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Acceptance:
     """The acceptance of one checkpoint.
 
@@ -49,6 +58,7 @@ class Acceptance:
         subject: which checkpoint it is, in one line.
         passed: None for a model that is only there to be compared with.
         overridden: who let it through though it had not passed.
+        approval: who decided on it after it had passed; None where nobody is asked, or has answered yet.
         verdicts: the lines of the gate.
         checks: what was measured, in the order of the report.
         left_out: what was not.
@@ -58,6 +68,7 @@ class Acceptance:
     subject: str = ""
     passed: bool | None = None
     overridden: Override | None = None
+    approval: Approval | None = None
     verdicts: Sequence[Verdict] = ()
     checks: Sequence[Measured] = ()
     left_out: Sequence[LeftOut] = ()

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models import devices, losses, processes
 from models.evaluation import Rule, mean_errors, scores
-from models.graphs import Batch, Graph, batches, collate, edge_counts
+from models.gradients import gradients
+from models.graphs import Graph, batches, edge_counts
 from models.graphs import digest as graphs_digest
 from models.kernels import fused
 from models.memory import keep_freed_memory
@@ -114,7 +115,8 @@ class Fit:
 
     A row of `history` has `epoch` (a fraction inside an epoch), `loss` (mean since the row before),
     `learning_rate` and the validation errors; nothing in it depends on a clock. `best_epoch` is the
-    `epoch` of the best row.
+    `epoch` of the best row. Once memory has run out, a row also has `edges_at_once`, above which a batch
+    is computed in parts.
     """
 
     network: Network
@@ -141,8 +143,13 @@ def fit(
     `updates`, `seconds`, `structures_per_s`, `seconds_left` (0 once training is over) and, on a GPU,
     `gpu_memory_gb`. Where torch.distributed is initialised, each process takes its share of the batches
     and the first one judges, saves and counts. Returns the averaged network of the best evaluation.
+
+    A batch that does not fit into memory is computed in halves from there on, and the gradients of its parts
+    are added up: but for rounding, and for directions that a term draws, the same training.
+
     Raises EmptyTraining before any work, ResumeError if the saved state is damaged or another
-    training's, and Diverged where the loss stops being finite.
+    training's, Diverged where the loss stops being finite, and DoesNotFit where there is no memory for a
+    single structure.
     """
     setup.check(optimisation.best_by)
     keep_freed_memory()
@@ -185,10 +192,9 @@ def fit(
                 break
             runs = share(state.epoch)
             graphs = [setup.train[i] for i in runs[state.position]]
-            batch = collate(graphs, e0s.shape[1], trainable[0].dtype, trainable[0].device)
             with uninterrupted():
                 state.rate = optimiser.param_groups[0]["lr"] = _learning_rate(optimisation, state.done)
-                loss = _update(fast, batch, e0s, setup, optimiser, optimisation, trainable)
+                loss = _update(fast, graphs, e0s, setup, optimiser, optimisation, trainable, state)
                 state.advance(loss, len(runs))
                 decay = min(optimisation.ema_decay, (1 + state.updates) / (10 + state.updates))
                 _follow(average, network, decay)
@@ -217,22 +223,18 @@ def _learning_rate(optimisation: Optimisation, done: float) -> float:
 
 def _update(
     network: Network,
-    batch: Batch,
+    graphs: Sequence[Graph],
     e0s: torch.Tensor,
     setup: TrainingSetup,
     optimiser: torch.optim.Optimizer,
     optimisation: Optimisation,
     trainable: list[torch.nn.Parameter],
+    state: TrainingState,
 ) -> float:
     """One step of the optimiser; returns the loss, its mean where several processes take part."""
-    with_stress = any(w.stress for w in setup.weights) and bool(batch["labels_stress"].isfinite().any())
-    output = network(batch, training=True, compute_force=True, compute_stress=with_stress)
-    loss = losses.huber(output, batch, e0s, setup.weights)
-    for term in setup.terms:
-        loss = loss + term(network, batch, output)
     optimiser.zero_grad()
-    loss.backward()
-    loss = processes.average(loss.detach(), trainable)
+    loss = gradients(network, graphs, e0s, setup.weights, setup.terms, state)
+    loss = processes.average(loss, trainable)
     torch.nn.utils.clip_grad_norm_(trainable, optimisation.clip_gradient)
     optimiser.step()
     return float(loss)
@@ -273,6 +275,7 @@ def _judge(
         "epoch": int(state.done) if state.position == 0 else state.done,
         "loss": state.loss / max(state.losses, 1),
         "learning_rate": state.rate,
+        **({} if math.isinf(state.edges_at_once) else {"edges_at_once": state.edges_at_once}),
         **processes.first_process_says(errors),
     }
     prefix = f"{setup.score}_"

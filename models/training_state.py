@@ -41,7 +41,8 @@ class TrainingState:
 
     `position` is the next batch of `epoch`; `done` counts epochs with the share of this one. `loss` is
     the sum over the `losses` updates since the last evaluation, `rate` the last learning rate. `lows`
-    are the lowest scores so far, and `stale` the number of evaluations since one of them fell.
+    are the lowest scores so far, and `stale` the number of evaluations since one of them fell. Batches with
+    more edges than `edges_at_once` are computed in parts.
     """
 
     rate: float
@@ -57,6 +58,7 @@ class TrainingState:
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    edges_at_once: float = math.inf
 
     def advance(self, loss: float, n_batches: int) -> None:
         """One update is done, of the `n_batches` of this epoch."""

@@ -4,6 +4,9 @@ Training, molecular dynamics and labelling run in a child process: torch's globa
 from everybody else's, memory is given back, and a cancelled campaign stops computing at once. Children are
 forked from a server process that has imported the heavy modules once, so that starting one costs
 milliseconds instead of seconds.
+
+Each child leads a process group of its own. What it started, as a program that computes a label, is in there
+with it and ends with it.
 """
 
 import contextlib
@@ -18,18 +21,27 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import cache
 from logging.handlers import QueueHandler
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, current_process, forkserver, get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, Literal, NoReturn, TypeVar
+from weakref import WeakSet
 
 from db.settings import settings
 from models import devices
+from tasks.confidential import forget_secrets
+from tasks.limits import LOOK_SECONDS, Limits, Watch, cap_memory, kill_group
+from tasks.wanted import wanted
 
 T = TypeVar("T")
 Message = tuple[Literal["report", "log", "result", "error"], Any]
 
-PRELOADED = ["numpy", "scipy.optimize", "torch", "ase.io", "ase.md.langevin", "models.potentials"]
+PRELOADED = [
+    "tasks.fork_server",  # first
+    *("numpy", "scipy.optimize", "torch", "ase.io", "ase.md.langevin", "models.mace_torch"),
+    *("models.reference.files", "tblite.ase", "models.finetuning", "models.validation.acceptance"),
+    "tasks.children",
+]
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL
 
@@ -37,9 +49,16 @@ GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL
 # this lock a thread that starts a child can take the status that another thread is waiting for.
 _status_lock = threading.Lock()
 
+_interrupted: WeakSet[ForkServerProcess] = WeakSet()
+_interrupted_work: set[str] = set()
+
 
 class ChildDied(RuntimeError):
     """A child process ended without a result: killed by a signal, or it left by itself."""
+
+
+class Interrupted(ChildDied):
+    """A child was ended because what it worked for was interrupted (see `interruptible`)."""
 
 
 def in_child(
@@ -47,6 +66,8 @@ def in_child(
     /,
     *args: Any,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
+    limits: Limits | None = None,
+    part_of: str | None = None,
     **kwargs: Any,
 ) -> T:
     """Call `function(*args, **kwargs)` in a fresh process and return its result.
@@ -55,34 +76,42 @@ def in_child(
     a callable there, and each `report(dict)` arrives in the calling thread as `on_progress(dict)`. What the
     function logs at INFO or above is handled by the loggers of the same name here. The child computes on one
     thread, with its networks on the device of the settings, and it never outlives this process. May be called
-    from several threads at once.
+    from several threads at once, and in a worker of Dask.
 
     SIGTERM raises SystemExit inside the function, so that its `finally` blocks run. Whatever interrupts the
     caller (KeyboardInterrupt, a cancelled flow run, an error in `on_progress`) ends the child with SIGTERM,
-    and with SIGKILL if it is still there 20 s later.
+    and with SIGKILL if it is still there 20 s later. A child beyond its `limits` is killed at once; so is,
+    when a child has ended, whatever it started and left behind.
 
     Raises:
+        OutOfTime, OutOfMemory: it went beyond its limits (`tasks.limits`).
+        Interrupted: it was ended by `interruptible`, or the work that it is `part_of` was, or nobody waits
+            any more for the task of Dask that it is for.
         ChildDied: the process ended without a result; the message names the signal and its likely cause.
         Exception: what `function` raised, with the child's traceback as a note.
     """
-    call = pickle.dumps((settings().device, function, args, kwargs))
+    call = pickle.dumps((settings().device, settings().child_memory_gb, function, args, kwargs))
     receiver, sender = _context().Pipe(duplex=False)
     process = _context().Process(target=_run, args=(sender, call), name=function.__qualname__)
     with receiver:
         try:
             with sender, _status_lock:
+                if part_of in _interrupted_work:
+                    raise Interrupted(f"{process.name} was not started: what it is part of was interrupted")
                 process.start()
-            result: T = _follow(process, receiver, on_progress)
+            watch = None if limits is None else Watch(process, limits)
+            result: T = _follow(process, receiver, on_progress, watch)
             return result
         finally:
             _stop(process)
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(work: str | None = None) -> Iterator[None]:
     """Where the main thread waits for children of other threads: what interrupts it ends them too.
 
-    Ctrl-C and a cancelled flow run reach the main thread only; the others would compute on to their end.
+    Ctrl-C and a cancelled flow run reach the main thread only; the others would compute on to their end. Of
+    `work`, if it has a name that comes only once, no child is started any more.
     """
     try:
         yield
@@ -90,16 +119,28 @@ def interruptible() -> Iterator[None]:
         raise
     except BaseException:
         with _status_lock:
-            children = active_children()
+            children = [child for child in active_children() if isinstance(child, ForkServerProcess)]
+            _interrupted.update(children)
+            if work is not None:
+                _interrupted_work.add(work)
         for child in children:
             child.terminate()
         raise
+
+
+def prepare_children() -> None:
+    """Start the fork server, so that it imports what children need while this process does something else."""
+    _context()
+    forkserver.ensure_running()
 
 
 @cache
 def _context() -> ForkServerContext:
     """The fork server's settings; they are read when the first child starts."""
     os.environ.update(THREADS)
+    if current_process().daemon:
+        # Python forbids the workers of Dask to have children, which could outlive them; ours do not.
+        current_process().daemon = False
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context
@@ -109,11 +150,19 @@ def _follow(
     process: ForkServerProcess,
     receiver: "Connection[Any, bytes]",
     on_progress: Callable[[dict[str, Any]], None] | None,
+    watch: Watch | None,
 ) -> Any:
     """Handle what the child sends until its result, its error or its death."""
+    still_wanted = wanted()
     while True:
         # The pipe alone is not enough: a grandchild may hold it open after the child has died.
-        wait([receiver, process.sentinel])
+        ready = wait([receiver, process.sentinel], LOOK_SECONDS if watch or still_wanted else None)
+        if watch is not None:
+            watch.look()
+        if still_wanted is not None and not still_wanted():
+            raise Interrupted(f"{process.name} was ended: nobody waits for it any more")
+        if not ready:
+            continue
         try:
             message: Message | None = pickle.loads(receiver.recv_bytes()) if receiver.poll() else None
         except (EOFError, ConnectionError):
@@ -133,7 +182,7 @@ def _follow(
                 raise error
             case None:
                 _wait_for_end(process, GRACE_SECONDS)
-                raise ChildDied(_obituary(process))
+                raise (Interrupted if process in _interrupted else ChildDied)(_obituary(process))
 
 
 def _obituary(process: ForkServerProcess) -> str:
@@ -157,17 +206,22 @@ def _wait_for_end(process: ForkServerProcess, seconds: float) -> bool:
 
 
 def _stop(process: ForkServerProcess) -> None:
-    """End the child if it is still there: SIGTERM, then SIGKILL, even if another signal arrives meanwhile."""
-    if process.pid is None or _wait_for_end(process, 0):
+    """End the child if it is still there: SIGTERM, then SIGKILL, even if another signal arrives meanwhile.
+
+    What it started and left behind is killed.
+    """
+    if process.pid is None:
         return
-    process.terminate()
-    ended = False
+    ended = _wait_for_end(process, 0)
     try:
-        ended = _wait_for_end(process, GRACE_SECONDS)
+        if not ended:
+            process.terminate()
+            ended = _wait_for_end(process, GRACE_SECONDS)
     finally:
         if not ended:
             process.kill()
             _wait_for_end(process, GRACE_SECONDS)
+        kill_group(process.pid)
 
 
 class _Relay(QueueHandler):
@@ -183,6 +237,7 @@ class _Relay(QueueHandler):
 
 def _run(sender: "Connection[bytes, Any]", call: bytes) -> None:
     """The child's main function."""
+    os.setpgrp()
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then sends SIGTERM
     signal.signal(signal.SIGTERM, _leave)
@@ -197,9 +252,12 @@ def _run(sender: "Connection[bytes, Any]", call: bytes) -> None:
     root = logging.getLogger()
     root.handlers = [_Relay(send)]
     root.setLevel(logging.INFO)
+    forget_secrets()
     try:
-        device, function, args, kwargs = pickle.loads(call)
+        device, memory_gb, function, args, kwargs = pickle.loads(call)
         devices.choose(device)
+        if devices.chosen().type == "cpu":  # a GPU's driver maps more than there is
+            cap_memory(memory_gb)
         if "report" in inspect.signature(function).parameters:
             kwargs["report"] = lambda progress: send(("report", progress))
         send(("result", function(*args, **kwargs)))
@@ -235,4 +293,4 @@ def _die_with_parent() -> None:
     campaign = parent_process()
     if campaign is not None:
         campaign.join()
-        os._exit(1)
+        os.killpg(0, signal.SIGKILL)  # itself, and the programs that it started

@@ -31,7 +31,7 @@ def ingest_labels(campaign: Campaign, head: str = TARGET_HEAD) -> Mapping[str, s
         parameters={
             "names": labels.names.model_dump(),
             "units": labels.units.model_dump(),
-            "split": campaign.split.model_dump(),
+            "split": campaign.split.model_dump(exclude_none=True),
             **({} if labels.repeated is None else {"repeated": labels.repeated}),
         },
         inputs={"labels": file.id},

@@ -1,4 +1,4 @@
-"""What a person sees while a child process works: log lines, and a progress bar and a table in the UI."""
+"""What a person sees while child processes work: log lines, and a progress bar and a table in the UI."""
 
 import logging
 import re
@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 
 from tasks.display import display
@@ -22,13 +22,13 @@ _LINES = 10  # log lines for a whole piece of work
 def progress(
     what: str, share: Callable[[dict[str, Any]], tuple[float, str]]
 ) -> Callable[[dict[str, Any]], None]:
-    """A callback for `in_child` that shows how far `what` is.
+    """A callback that shows how far `what` is, for `in_child` or in a flow.
 
-    `share` turns a message of the child into the finished share (0 to 1) and a line for the log.
+    `share` turns a message, as of a child, into the finished share (0 to 1) and a line for the log.
     """
     logger: logging.Logger | logging.LoggerAdapter = log
     bar = None
-    if TaskRunContext.get():
+    if TaskRunContext.get() or FlowRunContext.get():
         logger = get_run_logger()
         bar = display(create_progress_artifact, progress=0.0, description=what)
     told = -1

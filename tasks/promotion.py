@@ -73,6 +73,7 @@ def judge(
             "passed": all(verdict.passed for verdict in verdicts),
             "override": None,
             "forbidden_licences": list(campaign.forbidden_licences),
+            "night": campaign.night.model_dump(),
         }
         return _acceptance(content, work)
 
@@ -83,6 +84,7 @@ def judge(
         "checks": [check.model_dump(mode="json") for check in campaign.checks],
         "simulation": campaign.simulation.model_dump(),
         "forbidden_licences": list(campaign.forbidden_licences),
+        "night": campaign.night.model_dump(),
         "compared": compared,
     }
     return recorded("judge", 4, parameters, inputs, compute)["acceptance"]
@@ -100,10 +102,10 @@ def _acceptance(content: Mapping[str, Any], work: Path) -> dict[str, Output]:
 
 
 def override(acceptance_id: str, by: str, reason: str) -> str:
-    """Promote what a gate refused, on somebody's word; the id of the acceptance that says so.
+    """Promote what a gate or a person refused, on somebody's word; the id of the acceptance that says so.
 
-    Raises NotOverridable where it is no acceptance, where the gate was passed anyway, and without a name
-    and a reason; and as `promote` does.
+    Raises NotOverridable where it is no acceptance, where nobody refused it, and without a name and a reason;
+    and as `promote` does.
     """
     found = artifacts.find(acceptance_id)
     if found.kind != "acceptance":
@@ -111,7 +113,7 @@ def override(acceptance_id: str, by: str, reason: str) -> str:
     if not (by.strip() and reason.strip()):
         raise NotOverridable("say who overrides the gate, and why: --by NAME --reason '…'")
     content = read(found.id)
-    if content["passed"]:
+    if content["passed"] and refusal(content) is None:
         raise NotOverridable(f"{artifacts.titled(found)} passed its gate; there is nothing to override")
 
     def compute(work: Path) -> dict[str, Output]:
@@ -153,18 +155,26 @@ def promoted(campaign: Campaign, role: PromotedAs) -> str | None:
 
 @task(name="promote", task_run_name="promote-{role}")
 def promote(role: PromotedAs, acceptance_id: str) -> bool:
-    """Let `<campaign>@<role>` stand for the accepted checkpoint; False where the gate did not hold.
+    """Let `<campaign>@<role>` stand for the accepted checkpoint; False where the gate or a person refused it.
 
     Raises ForbiddenLicence where its terms are not those that the campaign allows.
     """
     accepted = read(acceptance_id)
-    if not accepted["passed"]:
+    if not accepted["passed"] or refusal(accepted):
         return False
-    held = [
+    word = accepted.get("approval")
+    held = [f"{word['by']} approves: {word['reason']}"] if word else []
+    held += [
         f"{v['check']} {v['value']:.3g} {v['unit']}" for v in accepted["verdicts"] if v["value"] is not None
     ]
     _promote(accepted, acceptance_id, "; ".join(held) or f"acceptance of {role}")
     return True
+
+
+def refusal(acceptance: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """Who does not promote what passed the gate (`by`), and the `reason`; None where nobody said so."""
+    word = acceptance.get("approval")
+    return word if word and not word["promote"] else None
 
 
 def _promote(accepted: Mapping[str, Any], acceptance_id: str, reason: str) -> None:

@@ -62,8 +62,9 @@ class Recipe:
         return {role: self.file(role) for role in self.inputs}
 
     def imported(self, role: str, work: Path) -> Path:
-        """The file of a role under the name it was imported with, from which its format may be told."""
-        link = work / "imported" / self.input(role).name
+        """The file of a role, in `work`, under the name it was imported with: for messages."""
+        name = self.input(role).name  # which may have come with an archive, and be a path
+        link = work / "imported" / Path(f"{role}/{name}").name
         link.parent.mkdir(exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(self.file(role))

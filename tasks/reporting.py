@@ -15,6 +15,7 @@ from models import report as html
 from models.campaign import Campaign
 from models.report_card import model_card
 from tasks.display import display
+from tasks.promotion import refusal
 from tasks.records import read, recorded
 from tasks.reporting_content import SHOWN_HASH, figure, of_campaign, of_model
 
@@ -25,22 +26,36 @@ def conclude(
 ) -> dict[str, Any]:
     """What was promoted, in one sentence (`summary`), and which checks did not hold (`reasons`)."""
     champion, engine = f"{campaign.name}@champion", f"{campaign.name}@engine"
+    contents = {role: read(id_) for role, id_ in acceptances.items()}
     if promoted["engine"]:
         summary = f"{winner} is {champion}, its student {engine}."
     elif promoted["champion"]:
-        summary = f"{winner} is {champion}; its student did not pass the gate."
+        summary = f"{winner} is {champion}; its student {_fate(contents.get('engine'))}."
     else:
-        summary = f"{winner} did not pass the gate; nothing was promoted."
+        summary = f"{winner} {_fate(contents.get('champion'))}; nothing was promoted."
     return {
         "promoted": promoted["champion"],
         "summary": summary,
-        "refused": [id_ for id_ in acceptances.values() if not read(id_)["passed"]],
-        "reasons": [line for role, id_ in acceptances.items() for line in _reasons(role, id_)],
+        "refused": [
+            acceptances[role] for role, said in contents.items() if not said["passed"] or refusal(said)
+        ],
+        "reasons": [line for role, said in contents.items() for line in _reasons(role, said)],
     }
 
 
-def _reasons(role: str, acceptance_id: str) -> list[str]:
-    return [f"{role}: {_missed(v)}" for v in read(acceptance_id)["verdicts"] if not v["passed"]]
+def _fate(acceptance: Mapping[str, Any] | None) -> str:
+    """What became of something that is not promoted."""
+    if acceptance is None or not acceptance["passed"]:
+        return "did not pass the gate"
+    if word := refusal(acceptance):
+        return f"passed the gate, and {word['by']} decided against it"
+    return "passed the gate and waits for a person to decide"
+
+
+def _reasons(role: str, acceptance: Mapping[str, Any]) -> list[str]:
+    word = refusal(acceptance)
+    said = [f"{role}: {word['by']} decided against it: {word['reason']}"] if word else []
+    return said + [f"{role}: {_missed(v)}" for v in acceptance["verdicts"] if not v["passed"]]
 
 
 def _missed(verdict: Mapping[str, Any]) -> str:
@@ -95,6 +110,8 @@ def report(campaign: Campaign, outcome: Mapping[str, Any]) -> str:
     shown = ("findings", "candidates", "student", "acceptance", "e0s")
     ids = sorted(set(_ids({key: outcome[key] for key in shown})))
     parameters = {"promoted": outcome["promoted"], **campaign.model_dump(include={"name", "description"})}
+    if outcome["rounds"] is not None:
+        parameters["rounds"] = outcome["rounds"]
     role = "champion" if outcome["promoted"]["champion"] else None
     made = _written(campaign.name, parameters, ids, lambda: of_campaign(campaign, outcome), role)
     aliases.promote(f"{campaign.name}@report", made["report"], reason="last report")

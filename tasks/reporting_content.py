@@ -11,6 +11,7 @@ from db.lineage import Node, tree
 from models.campaign import Campaign
 from models.validation import CHECKS
 from tasks.records import read
+from tasks.reporting_rounds import of_rounds
 
 SHOWN_HASH = 10  # characters
 
@@ -64,6 +65,7 @@ def of_campaign(campaign: Campaign, outcome: Mapping[str, Any]) -> dict[str, Any
                 for name, history in histories.items()
             ],
             "e0s": _e0s(outcome["e0s"]),
+            "rounds": outcome["rounds"] and of_rounds(campaign, outcome["rounds"]),
         },
         "datasets": _datasets(campaign, outcome),
         "provenance": "\n".join(_lines(behind)),
@@ -73,6 +75,7 @@ def of_campaign(campaign: Campaign, outcome: Mapping[str, Any]) -> dict[str, Any
             "replay": campaign.replay.seed,
             "simulation": campaign.simulation.seed,
             "student": campaign.student.optimisation.seed,
+            **({"rounds": campaign.rounds.seed} if campaign.rounds else {}),
             **{c.name: c.optimisation.seed for c in campaign.candidates},
         },
         **_terms(outcome["student"]["checkpoint"]),
@@ -109,6 +112,7 @@ def _acceptance_of(content: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "passed": content["passed"],
         "overridden": content["override"],
+        "approval": content.get("approval"),
         "verdicts": content["verdicts"],
         "checks": _measured(content["findings"]),
         "left_out": [{"kind": kind, "why": why} for kind, why in content["left_out"].items()],

@@ -16,7 +16,10 @@ from db.transfer import collect
 from models import foundation
 from tasks.datasets import INGEST_LABELS, PSEUDOLABEL_REPLAY
 from tasks.distillation import DISTIL, LABEL_CURVATURE, LABEL_FOR_STUDENT
+from tasks.exploration import EXPLORE, FIT_UNCERTAINTY, SELECT
 from tasks.foundation import RESOLVE_FOUNDATION
+from tasks.labelling import LABEL
+from tasks.rounds import MERGE_LABELS
 from tasks.training import FINE_TUNE, REFIT_E0S
 from tasks.validation import SIMULATE
 
@@ -25,6 +28,7 @@ KINDS = {
     for kind in (
         *(RESOLVE_FOUNDATION, INGEST_LABELS, PSEUDOLABEL_REPLAY, REFIT_E0S),
         *(FINE_TUNE, SIMULATE, LABEL_FOR_STUDENT, LABEL_CURVATURE, DISTIL),
+        *(FIT_UNCERTAINTY, EXPLORE, SELECT, LABEL, MERGE_LABELS),
     )
 }
 """The kinds of steps that can lie behind a checkpoint."""

@@ -7,11 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +30,9 @@ os.environ.update(
     MPLBACKEND="Agg",
     DO_NOT_TRACK="1",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    TEMPER_DATA_ROOTS=tempfile.gettempdir(),  # from where forms may read what tests write
+    TEMPER_PROGRAMS=f"{sys.executable},xtb",  # what stands for the programs of reference calculators here
 )
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that share a server and a finished campaign in one of the processes of `pytest -n`."""
-    for item in items:
-        if item.get_closest_marker("flow"):
-            item.add_marker(pytest.mark.xdist_group("flow"))
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +40,7 @@ def temper_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Temper home of the test's own, with no database and no files in it."""
     home = tmp_path / "temper"
     monkeypatch.setenv("TEMPER_HOME", str(home))
-    for elsewhere in ("DATABASE_URL", "STORE", "DEVICE"):
+    for elsewhere in ("DATABASE_URL", "STORE", "DEVICE", "DASK", "LABEL_WORKERS"):
         monkeypatch.delenv(f"TEMPER_{elsewhere}", raising=False)
     return home
 
@@ -81,8 +78,51 @@ class PrefectServer:
         request = urllib.request.Request(
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
+        for _ in range(60):
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code != 503:  # a busy SQLite: come again
+                    raise
+                error.close()
+            time.sleep(1)
+        raise AssertionError(f"{path}: the server has been busy for a minute")
+
+
+@dataclass
+class Receiver:
+    """What a web server was sent, and what it answers: one status after the other, the last for ever."""
+
+    url: str = ""
+    answers: list[int] = field(default_factory=lambda: [200])
+    got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A real web server to which messages are posted; its address has something secret in it."""
+    received = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            received.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            self.send_response(received.answers.pop(0) if len(received.answers) > 1 else received.answers[0])
+            self.send_header("location", f"{received.url}/elsewhere")
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing is printed."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        received.url = f"http://127.0.0.1:{server.server_address[1]}/hook/s3cret-path"
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield received
+        server.shutdown()
+        thread.join()
 
 
 ENSURE = """

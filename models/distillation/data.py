@@ -8,13 +8,11 @@ from ase import Atoms
 
 from models.datasets import read_structures, write_structures
 from models.dynamics import trajectories
-from models.dynamics.relax import relax
+from models.exploration.excursions import excursions
 from models.potentials import Potential, load
 from models.pseudolabels import pseudolabel
 
 _MAX_FORCE = 25.0  # eV/Å
-_FMAX = 0.05  # eV/Å
-_REPEATS = 3
 
 
 def pool(
@@ -39,37 +37,6 @@ def pool(
     for frames in met:
         structures += [_bare(frame) for frame in _some(frames, n_structures // 2, rng)]
     return structures
-
-
-def excursions(
-    teacher: Potential,
-    starts: Sequence[Atoms],
-    number: int,
-    rattle: float,
-    relax_steps: int,
-    rng: np.random.Generator,
-) -> list[Atoms]:
-    """`number` structures met by rattling, relaxing a little on the teacher's surface, and again.
-
-    `rattle` is the largest standard deviation of a coordinate, Å; each copy has its own, from zero to
-    that, so that a student knows what lies beyond thermal motion. Without `relax_steps` every structure is
-    a rattled start. Where the teacher fails, an excursion ends.
-    """
-    found: list[Atoms] = []
-    while len(found) < number:
-        walkers = [_bare(starts[int(rng.integers(len(starts)))]) for _ in range(number - len(found))]
-        if relax_steps:
-            walkers = walkers[: -(-len(walkers) // (2 * _REPEATS))]
-        for _ in range(_REPEATS if relax_steps else 1):
-            walkers = [walker.copy() for walker in walkers]
-            for walker in walkers:
-                walker.positions += rng.normal(scale=rng.uniform(0.0, rattle), size=walker.positions.shape)
-            found += walkers
-            if relax_steps and walkers:
-                ended = relax(teacher, walkers, fmax=_FMAX, steps=relax_steps)
-                walkers = [one.atoms for one in ended if one.failure is None]
-                found += walkers
-    return found[:number]
 
 
 def label_pool(

@@ -14,7 +14,7 @@ from torch.nn.functional import mse_loss
 
 from models.distillation import hessians
 from models.graphs import Batch
-from models.losses import HUBER_DELTA, Term, huber_mean
+from models.losses import HUBER_DELTA, Term, huber_mean, n_labelled
 from models.potentials import Network
 
 _HUGE = 1e4  # eV/Å²; rows with such an entry are next to nothing in the loss (arXiv 2501.09009)
@@ -44,6 +44,10 @@ class Weighted(Term):
 class ForcesTerm(Weighted):
     """The teacher's forces, also where there are labels."""
 
+    def count(self, batch: Batch) -> int:
+        """Components of forces."""
+        return n_labelled(batch["teacher_forces"])
+
     def value(self, network: Network, batch: Batch, output: Output) -> torch.Tensor:
         """Huber loss of force components."""
         return huber_mean(output["forces"], batch["teacher_forces"])
@@ -51,6 +55,10 @@ class ForcesTerm(Weighted):
 
 class AtomicEnergiesTerm(Weighted):
     """The teacher's energies of single atoms."""
+
+    def count(self, batch: Batch) -> int:
+        """Atoms with an energy."""
+        return n_labelled(batch["teacher_atomic_energies"])
 
     def value(self, network: Network, batch: Batch, output: Output) -> torch.Tensor:
         """Huber loss of the atoms' energies, measured from their E0s."""
@@ -73,13 +81,18 @@ class NodeFeaturesTerm(Weighted):
 class EnergyGradientTerm(Weighted):
     """The negative gradient of a direct-force student's energy against the labelled forces."""
 
+    def count(self, batch: Batch) -> int:
+        """Atoms with labelled forces."""
+        return int(batch["labels_forces"].isfinite().all(dim=1).sum())
+
     def value(self, network: Network, batch: Batch, output: Output) -> torch.Tensor:
         """Mean norm of the difference, over atoms with labels."""
         energy = output["interaction_energy"].sum()
         (gradient,) = torch.autograd.grad(energy, batch["positions"], create_graph=True)
         labels = batch["labels_forces"]
         labelled = labels.isfinite().all(dim=1)
-        return HUBER_DELTA * norms(gradient[labelled] + labels[labelled]).mean()
+        total = norms(gradient[labelled] + labels[labelled]).sum()
+        return HUBER_DELTA * total / max(int(labelled.sum()), 1)  # a batch may have no labels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from models.calculator import PotentialCalculator
 from models.dynamics.integrators import Isobaric, Langevin, VelocityVerlet
 from models.dynamics.limits import Limits
 from models.dynamics.md import Report
-from models.dynamics.replicas import Course, Replica, replicas
+from models.dynamics.replicas import Course, Replica, Watch, replicas
 from models.dynamics.trajectories import Trajectory
 from models.graphs import Prediction
 from models.potentials import Potential
@@ -31,13 +31,17 @@ def run(
     stop_on: Limits | None = None,
     head: str | None = None,
     report: Report | None = None,
+    watch: Watch | None = None,
     calculator: Calculator | None = None,
 ) -> list[Trajectory]:
     """As `md.run`: the same starts and first velocities, limits, frames and failures.
 
     At constant pressure the cell has a mass (Langevin–Hoover) and oscillates with a period of
-    `barostat_time`. Energies and forces are those of `calculator`; without one, of `potential` itself.
+    `barostat_time`. Energies and forces are those of `calculator`; without one, of `potential` itself. Raises
+    ValueError on a watch, which looks at all replicas at once.
     """
+    if watch is not None:
+        raise ValueError("the reference engine moves one replica after another: use md.run with a watch")
     course = Course(
         integrator=integrator,
         steps=steps,

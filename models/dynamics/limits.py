@@ -19,6 +19,7 @@ class Reason(StrEnum):
     CONTACT = "atoms too close"
     VOLUME = "volume changed too much"
     EVAPORATED = "evaporated"
+    UNCERTAIN = "uncertain"
 
 
 @dataclass(frozen=True, kw_only=True)

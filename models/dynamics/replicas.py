@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -38,11 +39,13 @@ class Course:
 class Replica:
     """The state of one system: `positions`, `velocities`, `forces` (N, 3), `cell` (3, 3) in ASE's units.
 
-    `stress` (3, 3) is there where the cell moves.
+    `stress` (3, 3) is there where the cell moves. `number` is its place among the starts. `bias` (N, 3),
+    eV/Å, is what a `Watch` adds to the forces from the next step on.
     """
 
     def __init__(
         self,
+        number: int,
         atoms: Atoms,
         graph: Graph,
         cutoff: float,
@@ -50,6 +53,7 @@ class Replica:
         generator: np.random.Generator,
         course: Course,
     ) -> None:
+        self.number = number
         self.graph = graph
         self.numbers = atoms.numbers.copy()
         self.masses = atoms.get_masses()[:, None]
@@ -62,6 +66,7 @@ class Replica:
         self.energy = np.nan
         self.forces = np.zeros_like(self.positions)
         self.stress: np.ndarray | None = None
+        self.bias: np.ndarray | None = None
         self.failure: Failure | None = None
         self._course = course
         self._heat = 1.0
@@ -113,6 +118,14 @@ class Replica:
     def take(self, prediction: Prediction) -> None:
         """Accept energy, forces and stress at the present positions."""
         self.energy, self.forces, self.stress = prediction.energy, prediction.forces, prediction.stress
+        if self.bias is not None:
+            self.forces = self.forces + self.bias
+
+    def snapshot(self) -> Atoms:
+        """The present positions, cell and velocities."""
+        atoms = Atoms(self.numbers, self.positions, cell=self.cell, pbc=self.pbc)
+        atoms.set_velocities(self.velocities)
+        return atoms
 
     def observe(self, step: int) -> None:
         """After a step: see whether a limit is passed, and keep a frame where one is due."""
@@ -173,6 +186,17 @@ class Replica:
         )
 
 
+class Watch(Protocol):
+    """What looks at the replicas of a run every few steps, and may act on them."""
+
+    @property
+    def every(self) -> int:
+        """steps"""
+
+    def look(self, step: int, running: Sequence[Replica]) -> None:
+        """See the replicas that no limit has stopped; may set the `failure` of one, or its `bias`."""
+
+
 def replicas(
     potential: Potential, starts: Sequence[Atoms], course: Course, head: str | None
 ) -> list[Replica]:
@@ -186,6 +210,6 @@ def replicas(
         raise ValueError("constant pressure needs structures that are periodic in three directions")
     margin = getattr(potential.network, "margin", 0.0)
     return [
-        Replica(atoms, graph, potential.cutoff, margin, np.random.default_rng([course.seed, k]), course)
+        Replica(k, atoms, graph, potential.cutoff, margin, np.random.default_rng([course.seed, k]), course)
         for k, (atoms, graph) in enumerate(zip(starts, graphs.graphs(starts, potential, head), strict=True))
     ]

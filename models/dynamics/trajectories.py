@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialised
 
 from models.dynamics.limits import Failure, Reason
 
@@ -74,7 +74,7 @@ def save(trajectories: Sequence[Trajectory], path: Path) -> None:
         for name in _ARRAYS
     }
     failures = [None if t.failure is None else asdict(t.failure) for t in trajectories]
-    save_file(tensors, path, {_METADATA_KEY: json.dumps({"failures": failures}, sort_keys=True)})
+    path.write_bytes(serialised(tensors, {_METADATA_KEY: json.dumps({"failures": failures}, sort_keys=True)}))
 
 
 def load(path: Path) -> list[Trajectory]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 from ase import Atoms
-from e3nn.util import jit
 
 from models.exports.base import ExportError, Format, Source
 from models.graphs import Prediction, neighbours
+from models.mace_torch import jit
 from models.networks import EdgeNetwork
 from models.potentials import Potential, building
 

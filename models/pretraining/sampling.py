@@ -17,7 +17,8 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import FIRE
 
 from models.pretraining.families import FAMILIES
-from models.reference.xtb import GROUND_STATE_MULTIPLICITY, Method, calculator, isolated_atom, labelled_copy
+from models.reference.base import labelled_copy
+from models.reference.xtb import GROUND_STATE_MULTIPLICITY, Method, calculator, isolated_atom
 
 log = logging.getLogger(__name__)
 

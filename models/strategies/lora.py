@@ -4,13 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from mace.modules.lora import (
-    LoRADenseLinear,
-    LoRAFCLayer,
-    LoRAO3Linear,
-    inject_lora,
-    merge_lora_weights,
-)
 from pydantic import Field
 
 from models.potentials import Network, Potential, building
@@ -39,7 +32,9 @@ class LowRank(Strategy):
 
     def finish(self, network: Network) -> Network:
         """The specialist with the adapters merged into its weights."""
-        return super().finish(merge_lora_weights(network, inplace=False))
+        from models.mace_torch import lora
+
+        return super().finish(lora.merge_lora_weights(network, inplace=False))
 
 
 class Lora(LowRank):
@@ -54,9 +49,12 @@ def with_adapters(network: Network, rank: int, alpha: float, seed: int) -> Netwo
 
     Raises EmptyTraining where it has no layer that an adapter fits.
     """
+    from models.mace_torch import lora
+
     with torch.random.fork_rng(devices=[]), building(next(network.parameters()).dtype):
         torch.manual_seed(seed)
-        inject_lora(network, rank=rank, alpha=alpha)
-    if not any(isinstance(m, LoRADenseLinear | LoRAFCLayer | LoRAO3Linear) for m in network.modules()):
+        lora.inject_lora(network, rank=rank, alpha=alpha)
+    adapted = lora.LoRADenseLinear | lora.LoRAFCLayer | lora.LoRAO3Linear
+    if not any(isinstance(m, adapted) for m in network.modules()):
         raise EmptyTraining(f"{type(network).__name__} has no layer that a LoRA adapter fits")
     return network

@@ -11,7 +11,8 @@ import numpy as np
 from ase import Atoms
 from ase.spacegroup import crystal
 
-from models.reference.xtb import Method, calculator, labelled_copy
+from models.reference.base import labelled_copy
+from models.reference.xtb import Method, calculator
 from models.systems.deformation import deformed, random_strain
 from models.systems.labelling import Part, make_files, relax
 

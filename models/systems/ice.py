@@ -16,7 +16,8 @@ from ase.neighborlist import neighbor_list
 from ase.spacegroup import crystal
 from scipy.spatial.transform import Rotation
 
-from models.reference.xtb import Method, calculator, labelled_copy
+from models.reference.base import labelled_copy
+from models.reference.xtb import Method, calculator
 from models.systems.deformation import deformed, random_strain
 from models.systems.ice_phases import PHASES
 from models.systems.labelling import Part, make_files, relax

@@ -13,7 +13,8 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 from ase.optimize import FIRE, LBFGS
 
-from models.reference.xtb import Method, calculator, labelled_copy
+from models.reference.base import labelled_copy
+from models.reference.xtb import Method, calculator
 
 
 def snapshots(

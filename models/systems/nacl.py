@@ -6,7 +6,8 @@ Run `python -m models.systems.nacl --out deployments/campaigns/nacl` to make all
 import numpy as np
 from ase import Atoms
 
-from models.reference.xtb import Method, calculator, labelled_copy
+from models.reference.base import labelled_copy
+from models.reference.xtb import Method, calculator
 from models.systems.labelling import Part, make_files, minimum, settled, snapshots
 from models.systems.molecules import ion, water
 from models.systems.packing import pack

@@ -11,7 +11,8 @@ from ase import Atoms
 from ase.mep import NEB
 from ase.optimize import FIRE
 
-from models.reference.xtb import Method, calculator, labelled_copy
+from models.reference.base import labelled_copy
+from models.reference.xtb import Method, calculator
 from models.systems.labelling import Part, make_files, minimum, settled, snapshots
 from models.systems.molecules import methyl_halide_complex
 

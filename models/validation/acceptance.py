@@ -118,21 +118,6 @@ def figures(findings: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None
     }
 
 
-def changes(
-    before: Mapping[str, float | None], after: Mapping[str, float | None], tolerance: float
-) -> list[str]:
-    """What differs between two sets of figures by more than the relative `tolerance`, one line each."""
-    found = []
-    for name, old in before.items():
-        new = after.get(name)
-        words = described(name)
-        if (old is None) != (new is None):
-            found.append(f"{words}: was {old}, is {new}")
-        elif old is not None and new is not None and not abs(new - old) <= tolerance * max(abs(old), 1e-9):
-            found.append(f"{words}: was {old:.4g}, is {new:.4g}")
-    return found
-
-
 def described(figure: str) -> str:
     """A figure in words, with its unit: "force MAE, meV/Å (accuracy)"."""
     kind, _, name = figure.partition(".")

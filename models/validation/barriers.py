@@ -12,6 +12,7 @@ from ase.build import minimize_rotation_and_translation
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.geometry import find_mic
 from ase.mep import NEB
+from ase.mep.neb import idpp_interpolate
 from ase.optimize import FIRE
 from pydantic import Field
 
@@ -62,6 +63,7 @@ class Barriers(Check):
     }
 
     kind: Literal["barriers"] = "barriers"
+    version: ClassVar[int] = 2
     start: Literal["reference", "idpp"] = Field("reference", description="of the images between the ends")
     fmax: float = Field(0.05, gt=0, description="eV/Å, of the band; the ends are relaxed to a fifth of it")
     steps: int = Field(150, ge=1, description="most steps of a band, and of its ends")
@@ -101,7 +103,7 @@ class Barriers(Check):
         failure = _lost_end(ends, reference)
         steps = 0
         if failure is None:
-            band = _Band(images, potential)
+            band = Band(images, potential)
             with FIRE(band, logfile=None) as optimiser:
                 try:
                     if self.start == "idpp":
@@ -123,7 +125,7 @@ class Barriers(Check):
         )
 
 
-class _Band(NEB):
+class Band(NEB):
     """A band whose images are evaluated together, at rest as a whole where they are free in space."""
 
     def __init__(self, images: Sequence[Atoms], potential: Potential) -> None:
@@ -135,7 +137,11 @@ class _Band(NEB):
     ) -> None:
         """As ASE's, between ends that lie on each other as well as they can."""
         self._align()
-        super().interpolate(method, mic, apply_constraint)
+        super().interpolate("linear", mic, apply_constraint)
+        if method == "idpp":
+            # Not of the band itself, whose forces are always those of the potential.
+            plain = NEB(self.images, method=self.method)
+            idpp_interpolate(plain, traj=None, log=None, mic=mic)
 
     def get_forces(self) -> np.ndarray:
         """Forces on the images between the ends; raises FloatingPointError where one is not finite."""
@@ -155,16 +161,16 @@ class _Band(NEB):
 
 def _lost_end(ends: Sequence[Relaxed], reference: Sequence[Atoms]) -> str | None:
     """Why a path cannot be looked for between these ends, where that is so."""
-    apart = _distance(reference[0], reference[-1])
+    apart = distance(reference[0], reference[-1])
     for end, atoms in zip(ends, (reference[0], reference[-1]), strict=True):
         if end.failure is not None:
             return f"an end does not relax, {end.failure}"
-        if _distance(atoms, end.atoms) > LOST * apart:
+        if distance(atoms, end.atoms) > LOST * apart:
             return "an end relaxes to another minimum"
     return None
 
 
-def _distance(a: Atoms, b: Atoms) -> float:
+def distance(a: Atoms, b: Atoms) -> float:
     """Length of the displacement of all atoms, Å; of molecules with the least rotation and translation."""
     moved = _bare(b)
     if not a.pbc.any():
@@ -246,7 +252,7 @@ def _above_first(energies: np.ndarray) -> list[Number]:
 
 def _way(images: Sequence[Atoms]) -> list[float]:
     """How far along the path each image lies, from 0 to 1, by the displacements of all atoms."""
-    way = np.append(0.0, np.cumsum([_distance(a, b) for a, b in pairwise(images)]))
+    way = np.append(0.0, np.cumsum([distance(a, b) for a, b in pairwise(images)]))
     return [float(s) for s in way / max(way[-1], np.finfo(float).tiny)]
 
 

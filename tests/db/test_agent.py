@@ -72,3 +72,28 @@ def test_changes_are_told_by_dotted_name() -> None:
         "machine": (None, {"cores": 2}),
     }
     assert agent.changes(now, now) == {}
+
+
+def test_drift_is_said_in_words() -> None:
+    then = {
+        "torch": "2.12",
+        "git": {"commit": "a" * 40, "dirty": False},
+        "machine": {"gpus": []},
+        "ase": "3.26",
+    }
+    now = {
+        "torch": "2.13",
+        "git": {"commit": "b" * 40, "dirty": True},
+        "machine": {"gpus": ["H100", "H100"]},
+        "environment": {"TEMPER_DEVICE": "cuda"},
+        "ase": "3.26",
+    }
+    assert agent.drift(then, {**then, "environment": {}}) == []
+    assert agent.drift({**then, "environment": {}}, now) == [
+        "TEMPER_DEVICE none → cuda",
+        "commit of Temper aaaaaaaaaaaa → bbbbbbbbbbbb",
+        "uncommitted changes no → yes",
+        "GPUs none → H100, H100",
+        "torch 2.12 → 2.13",
+    ]
+    assert agent.drift({}, {"machine": {"cores": 2}}) == []

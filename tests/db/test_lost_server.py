@@ -3,15 +3,19 @@
 import logging
 import os
 import shlex
+import sqlite3
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from db import aliases, artifacts
+from db import aliases, artifacts, engine
 from db.errors import DatabaseUnavailable
 from db.session import session
 from db.steps import Output, once, step_key
@@ -70,6 +74,7 @@ def test_a_server_that_stops_is_one_clear_error_and_the_step_goes_on_when_it_is_
     url: str, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("TEMPER_LEASE_SECONDS", "0.5")
+    monkeypatch.setenv("TEMPER_PATIENCE_SECONDS", "0.5")
 
     def lose() -> None:
         server.stop()
@@ -90,6 +95,64 @@ def test_a_server_that_stops_is_one_clear_error_and_the_step_goes_on_when_it_is_
         row = s.get_one(StepRow, step_key("train", 1, {}, {}))
     assert (row.status, row.attempt) == ("done", 2)
     assert [p for p in verify(grace=timedelta(0)) if p.kind != "orphan"] == []
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_what_is_computed_while_the_server_is_away_waits_for_it(
+    url: str, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start() -> None:
+        while "waiting for it up to 600 s" not in caplog.text:
+            time.sleep(0.01)
+        server.start()
+
+    caplog.set_level(logging.WARNING)
+    back = threading.Thread(target=start)
+    back.start()
+    made = train(server.stop)
+    back.join()
+    assert artifacts.path(made).read_text() == "epoch\n"
+    with session(read_only=True) as s:
+        row = s.get_one(StepRow, step_key("train", 1, {}, {}))
+    assert (row.status, row.attempt) == ("done", 1)
+    assert verify(grace=timedelta(0)) == []
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_file_that_somebody_locks_is_waited_for(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engine, "SQLITE_BUSY_SECONDS", 0.1)
+    file = url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as other:
+
+        def release() -> None:
+            while "database is locked" not in caplog.text:
+                time.sleep(0.01)
+            other.execute("ROLLBACK")
+
+        caplog.set_level(logging.WARNING)
+        freed = threading.Thread(target=release)
+        freed.start()
+        assert aliases.all() == []
+        made = train(lambda: other.execute("BEGIN IMMEDIATE") and None)
+        freed.join()
+    assert artifacts.path(made).read_text() == "epoch\n"
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_lock_that_stays_is_one_clear_error_and_loses_no_checkpoint(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SQLITE_BUSY_SECONDS", 0.1)
+    monkeypatch.setenv("TEMPER_PATIENCE_SECONDS", "0.5")
+    monkeypatch.setenv("TEMPER_LEASE_SECONDS", "0.5")  # this process lives on, so the lease has to run out
+    assert aliases.all() == []
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        with pytest.raises(DatabaseUnavailable, match=r"database is locked; check TEMPER_DATABASE_URL"):
+            train(lambda: other.execute("BEGIN IMMEDIATE") and None)
+        other.execute("ROLLBACK")
+    assert artifacts.path(train()).read_text() == "epoch\nepoch\n"
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)

@@ -78,3 +78,13 @@ def test_trackers_are_a_list_of_known_names(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("TEMPER_TRACKERS", "comet")
     with pytest.raises(ValidationError, match="'tensorboard', 'wandb' or 'mlflow'"):
         settings()
+
+
+def test_at_least_one_label_is_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEMPER_LABEL_WORKERS", raising=False)
+    assert settings().label_workers == 2
+    monkeypatch.setenv("TEMPER_LABEL_WORKERS", "16")
+    assert settings().label_workers == 16
+    monkeypatch.setenv("TEMPER_LABEL_WORKERS", "0")
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        settings()

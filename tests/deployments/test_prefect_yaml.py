@@ -15,7 +15,10 @@ DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "deployments" / "pref
 ]
 
 
-@pytest.fixture(params=DEPLOYMENTS, ids=lambda deployment: deployment["name"])
+SHIPPED = sorted(file.stem for file in (ROOT / "deployments" / "campaigns").glob("*.yaml"))
+
+
+@pytest.fixture(params=DEPLOYMENTS, ids=lambda deployment: f"{deployment['tags'][0]}-{deployment['name']}")
 def deployment(request: pytest.FixtureRequest) -> dict[str, Any]:
     chosen: dict[str, Any] = request.param
     return chosen
@@ -39,10 +42,30 @@ def test_its_parameters_are_accepted_by_its_flow(deployment: dict[str, Any]) -> 
     assert flow.validate_parameters(deployment["parameters"]).items() >= deployment["parameters"].items()
 
 
+@pytest.mark.parametrize("flow", ["finetune", "distil"])
+def test_every_campaign_in_the_box_can_be_started(flow: str) -> None:
+    started = [d for d in DEPLOYMENTS if d["entrypoint"] == f"flows.{flow}.{flow}"]
+    assert sorted(d["name"] for d in started) == SHIPPED
+    assert all(d["parameters"] == {"campaign": d["name"]} for d in started)
+    assert all(d["name"] in d["tags"] for d in started)
+
+
 def test_its_campaigns_are_in_the_box(deployment: dict[str, Any]) -> None:
     parameters = deployment["parameters"]
-    for campaign in parameters.get("campaigns", [parameters.get("campaign", parameters.get("against"))]):
-        assert (ROOT / "deployments" / "campaigns" / f"{campaign}.yaml").is_file()
+    named = [*parameters.get("campaigns", []), parameters.get("campaign"), parameters.get("against")]
+    assert {name for name in named if name} <= set(SHIPPED)
+
+
+def test_the_work_pool_is_said_when_it_is_deployed(deployment: dict[str, Any]) -> None:
+    assert deployment["work_pool"]["name"] == "{{ $TEMPER_POOL }}"
+
+
+def test_two_runs_of_it_never_work_at_once(deployment: dict[str, Any]) -> None:
+    assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+
+
+def test_one_of_them_runs_by_itself() -> None:
+    assert [d["name"] for d in DEPLOYMENTS if "schedules" in d] == ["nightly"]
 
 
 def test_it_says_what_it_does_and_does_not_die_with_its_worker(deployment: dict[str, Any]) -> None:

@@ -192,3 +192,11 @@ def finished(temper: Callable[..., Temper], mini: Path) -> tuple[Temper, str]:
     done = command("run", str(mini))
     assert done.returncode == 0, done.stdout + done.stderr
     return command, done.stdout
+
+
+@pytest.fixture(scope="session")
+def deployed(prefect_server: Any, temper: Callable[..., Temper]) -> Any:
+    """The server, with everything in deployments/prefect.yaml on a work pool that nobody serves."""
+    done = temper()("deploy", "--pool", "local-cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return prefect_server

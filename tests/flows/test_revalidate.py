@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,39 @@ def promoted(finished: tuple[Any, str], temper: Callable[..., Any], monkeypatch:
     return command
 
 
+@pytest.fixture
+def on_record(tmp_path: Path) -> Callable[..., str]:
+    """Put a JSON file on record; its id."""
+
+    def put(content: Mapping[str, Any], kind: str) -> str:
+        file = tmp_path / f"{kind}.json"
+        file.write_text(json.dumps(content))
+        return artifacts.import_file(file, kind, "by hand").id
+
+    return put
+
+
+def content(name: str) -> dict[str, Any]:
+    """What a name stands for, if that is JSON."""
+    read: dict[str, Any] = json.loads(artifacts.path(artifacts.find(name).id).read_text(encoding="utf-8"))
+    return read
+
+
+def damage(id_: str) -> Path:
+    """Change one byte of a file on record."""
+    file = artifacts.path(id_)
+    changed = bytearray(file.read_bytes())
+    changed[-1] ^= 1
+    file.chmod(0o600)
+    file.write_bytes(changed)
+    return file
+
+
 def last_run(server: Any) -> dict[str, Any]:
-    """The last run of the flow, its artifacts by key, and the alarms it raised."""
-    query = {"flows": {"name": {"any_": ["revalidate"]}}, "sort": "START_TIME_DESC", "limit": 1}
+    """The last run of the flow, its artifacts by key."""
+    begun = {"start_time": {"is_null_": False}}  # others wait for their night
+    query = {"flows": {"name": {"any_": ["revalidate"]}}, "flow_runs": begun}
+    query |= {"sort": "START_TIME_DESC", "limit": 1}
     (run,) = server.post("/flow_runs/filter", query)
     shown = server.post("/artifacts/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
     return {**run, "artifacts": {artifact["key"]: artifact for artifact in shown}}
@@ -39,62 +70,93 @@ def alarms(server: Any, run: dict[str, Any]) -> list[dict[str, Any]]:
     return list(found)
 
 
-def test_a_night_in_which_nothing_has_changed(promoted: Any, prefect_server: Any) -> None:
+def test_a_night_with_nothing_to_say_says_so_in_one_line(promoted: Any, prefect_server: Any) -> None:
     night = promoted("revalidate", "mini")
     assert night.returncode == 0, night.stdout + night.stderr
-    lines = [line for line in night.stdout.splitlines() if line.startswith("mini@")]
-    assert lines == [
-        "mini@champion: unchanged and as accepted",
-        "mini@engine: unchanged and as accepted",
-    ]
+    line = "Nothing to report: mini@champion, mini@engine: unchanged and as accepted, bit for bit"
+    _, said = night.stdout.split("/runs\n")
+    assert " ".join(said.split()) == line
     run = last_run(prefect_server)
     assert run["state"]["type"] == "COMPLETED"
+    assert run["state"]["message"] == line
+    assert run["name"].startswith("mini 20")
     assert run["artifacts"]["revalidation"]["description"] == "No alarm"
+    assert run["artifacts"]["revalidation"]["data"] == f"- {line}"
     measured = json.loads(run["artifacts"]["revalidation-mini-engine"]["data"])
-    assert all(row["now"] == pytest.approx(row["accepted"], rel=0.02) for row in measured)
+    assert {row["outcome"] for row in measured} == {"the same"}
     assert len(promoted.ask("SELECT key FROM step WHERE kind = 'simulate again'")) == 2
 
 
-def test_a_changed_byte_raises_an_alarm_that_is_seen(promoted: Any, prefect_server: Any) -> None:
-    file = artifacts.path(artifacts.find("mini@engine").id)
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.chmod(0o600)
-    file.write_bytes(content)
+def test_damage_raises_an_alarm_that_is_seen_and_the_last_good_one_comes_back(
+    promoted: Any, prefect_server: Any, on_record: Callable[..., str]
+) -> None:
+    good, accepted = artifacts.find("mini@engine").id, artifacts.find("mini@engine-acceptance").id
+    newer = on_record({"weights": 1}, "checkpoint")
+    said = {**content("mini@engine-acceptance"), "checkpoint": newer, "night": {"move_back": True}}
+    aliases.promote("mini@engine-acceptance", on_record(said, "acceptance"), reason="better")
+    aliases.promote("mini@engine", newer, reason="better")
+    file = damage(newer)
     night = promoted("revalidate", "mini")
     assert night.returncode == 1
-    finding = f"mini@engine: checkpoint 'mini-student': the bytes of {file} have changed"
-    assert night.stderr.splitlines()[-1] == f"Error: {finding}"
+    finding = f"checkpoint 'by hand': the bytes of {file} have changed"
+    moved = f"moved back to {good[:12]}, promoted on "
+    assert f"Error: mini@engine: {finding}; {moved}" in night.stderr.splitlines()[-1]
+    assert night.stderr.strip().endswith(", which is as it was accepted")
     run = last_run(prefect_server)
     assert run["state"]["type"] == "FAILED"
     assert finding in run["state"]["message"]
     page = run["artifacts"]["revalidation"]
     assert page["description"].startswith("Alarm")
-    assert f"⚠️ {finding}" in page["data"]
-    assert "- mini@champion: unchanged and as accepted" in page["data"]
+    assert f"⚠️ mini@engine: {finding}" in page["data"]
+    assert "- mini@champion: unchanged and as accepted, bit for bit" in page["data"]
     (alarm,) = alarms(prefect_server, run)
     assert alarm["resource"]["prefect.resource.name"] == "mini@engine"
-    assert alarm["payload"]["findings"] == [finding.removeprefix("mini@engine: ")]
+    assert alarm["payload"]["findings"][0] == finding
+    assert alarm["payload"]["findings"][1].startswith(moved)
+    assert artifacts.find("mini@engine").id == good
+    assert artifacts.find("mini@engine-acceptance").id == accepted
+    last = aliases.history("mini@engine")[-1]
+    assert last.reason.startswith("moved back in the night of 20")
+    assert last.reason.endswith(finding)
 
 
 def test_a_number_that_is_not_what_was_accepted_raises_an_alarm(
-    promoted: Any, prefect_server: Any, tmp_path: Path
+    promoted: Any, prefect_server: Any, on_record: Callable[..., str]
 ) -> None:
-    accepted = json.loads(artifacts.path(artifacts.find("mini@champion-acceptance").id).read_text())
-    accepted["figures"]["accuracy.forces"] *= 0.9
-    better = tmp_path / "acceptance.json"
-    better.write_text(json.dumps(accepted))
-    aliases.promote(
-        "mini@champion-acceptance", artifacts.import_file(better, "acceptance", "mini").id, reason="by hand"
-    )
+    accepted = content("mini@champion-acceptance")
+    finding = json.loads(artifacts.path(accepted["findings"]["accuracy"]).read_text(encoding="utf-8"))
+    forces = finding["figures"]["forces"]
+    forces["value"] *= 0.9
+    forces["samples"] = {name: [0.9 * total, weight] for name, (total, weight) in forces["samples"].items()}
+    accepted["findings"]["accuracy"] = on_record(finding, "finding")
+    better = on_record({**accepted, "night": {"move_back": True}}, "acceptance")
+    aliases.promote("mini@champion-acceptance", better, reason="by hand")
     night = promoted("revalidate", "mini")
     assert night.returncode == 1
-    assert "Error: mini@champion: force MAE, meV/Å (accuracy): was " in night.stderr.splitlines()[-1]
-    assert last_run(prefect_server)["state"]["type"] == "FAILED"
+    said = night.stderr.splitlines()[-1]
+    assert "Error: mini@champion: force MAE, meV/Å (accuracy): was " in said
+    assert "in pairs on " in said
+    assert "(worse)" in said
+    assert "not moved back: nothing that it stood for earlier is as it was accepted" in said
+    run = last_run(prefect_server)
+    assert run["state"]["type"] == "FAILED"
+    rows = {row[""]: row for row in json.loads(run["artifacts"]["revalidation-mini-champion"]["data"])}
+    row = rows.pop("force MAE, meV/Å (accuracy)")
+    assert row["outcome"] == "changed"
+    assert row["now"] == pytest.approx(row["accepted"] / 0.9)
+    assert {other["outcome"] for other in rows.values()} == {"the same"}
 
 
-def test_a_night_with_nothing_promoted_says_so(temper: Callable[..., Any], prefect_server: Any) -> None:
-    night = temper()("revalidate", "mini")
+def test_a_night_with_nothing_promoted_says_so_after_its_receivers_are_found_to_be_usable(
+    temper: Callable[..., Any], prefect_server: Any
+) -> None:
+    command = temper()
+    deaf = replace(command, env={**command.env, "TEMPER_ALARM_WEBHOOK": "https://example.org/s3cret"})
+    night = deaf("revalidate", "mini")
+    assert night.returncode == 1
+    assert "Error: alarms would reach nobody: the webhook's secret has to be" in night.stderr
+    assert "s3cret" not in night.stdout + night.stderr
+    night = command("revalidate", "mini")
     assert night.returncode == 0, night.stdout + night.stderr
     assert "mini@champion: nothing is promoted" in night.stdout
     assert "mini@engine: nothing is promoted" in night.stdout

@@ -1,27 +1,15 @@
 """The deployments of this project on a real server; above all: the night really comes."""
 
 import time
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 pytestmark = pytest.mark.flow
 
 SCHEDULED = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-
-
-@pytest.fixture(scope="module")
-def deployed(prefect_server: Any) -> Any:
-    """The server, with a work pool and everything in deployments/prefect.yaml, by the README."""
-    pool = prefect_server.run(
-        "prefect", "work-pool", "create", "local-cpu", "--type", "process", "--overwrite"
-    )
-    assert pool.returncode == 0, pool.stdout + pool.stderr
-    deploy = prefect_server.run(
-        "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml"
-    )
-    assert deploy.returncode == 0, deploy.stdout + deploy.stderr
-    return prefect_server
 
 
 def find(server: Any, flow: str, deployment: str) -> dict[str, Any]:
@@ -31,21 +19,22 @@ def find(server: Any, flow: str, deployment: str) -> dict[str, Any]:
     return found
 
 
-def test_both_deployments_are_there_with_their_parameters(deployed: Any) -> None:
+def test_deployments_are_there_with_their_parameters(deployed: Any) -> None:
     campaign = find(deployed, "finetune", "nacl")
     assert campaign["parameters"] == {"campaign": "nacl"}
     assert campaign["entrypoint"] == "flows.finetune.finetune"
+    assert campaign["work_pool_name"] == "local-cpu"
     assert campaign["job_variables"]["stream_output"] is False
-    assert find(deployed, "revalidate", "nightly")["parameters"] == {"campaigns": ["nacl"]}
+    assert campaign["global_concurrency_limit"]["limit"] == 1
+    assert campaign["pull_steps"] == []
+    assert find(deployed, "distil", "ice")["parameters"] == {"campaign": "ice"}
+    assert find(deployed, "revalidate", "nightly")["parameters"] == {"campaigns": []}
 
 
-def test_the_form_of_a_campaign_is_flat_and_explained(deployed: Any) -> None:
-    schema = find(deployed, "finetune", "nacl")["parameter_openapi_schema"]
-    for name, field in schema["properties"].items():
-        assert field["title"] != name, f"{name} has no title of its own"
-        assert field.get("description"), f"{name} has no help text"
-        assert "discriminator" not in field, f"{name} is a union, which the form cannot show"
-        assert "allOf" not in field, f"{name} is a nested model"
+def test_what_watches_over_runs_is_there(deployed: Any) -> None:
+    automations = deployed.post("/automations/filter", {})
+    assert all(automation["enabled"] for automation in automations)
+    assert {a["name"] for a in automations} >= {"Temper: lost runs", "Temper: alarm of the night"}
 
 
 def test_the_scheduler_creates_the_runs_of_the_night(deployed: Any) -> None:
@@ -58,3 +47,17 @@ def test_the_scheduler_creates_the_runs_of_the_night(deployed: Any) -> None:
     assert runs, "the scheduler has created no run within 120 s"
     assert {run["deployment_id"] for run in runs} == {nightly["id"]}
     assert all(run["expected_start_time"][11:19] == "02:00:00" for run in runs)
+
+
+@pytest.mark.slow
+def test_a_schedule_that_somebody_has_paused_stays_paused(deployed: Any, temper: Callable[..., Any]) -> None:
+    nightly = find(deployed, "revalidate", "nightly")
+    (schedule,) = nightly["schedules"]
+    switch = ("prefect", "deployment", "schedule")
+    paused = deployed.run(*switch, "pause", "revalidate/nightly", schedule["id"])
+    assert paused.returncode == 0, paused.stdout + paused.stderr
+    again = temper()("deploy", "--pool", "local-cpu")
+    assert again.returncode == 0, again.stdout + again.stderr
+    now = find(deployed, "revalidate", "nightly")
+    assert (now["id"], now["schedules"]) == (nightly["id"], [{**schedule, "active": False, "updated": ANY}])
+    assert deployed.run(*switch, "resume", "revalidate/nightly", schedule["id"]).returncode == 0

@@ -107,7 +107,7 @@ def change(content: dict[str, Any], place: str, value: Any) -> None:
         (
             "gate",
             [{"figure": "accuracy.fores", "at_most": 1.0}],
-            "campaign: gate: accuracy has no fores, but forces, energy, stress",
+            "campaign: gate: accuracy has no fores, but forces, forces_p99, energy, stress",
         ),
         (
             "gate",

@@ -159,7 +159,7 @@ def test_files_that_hold_no_structures(tmp_path):
     (tmp_path / "text.xyz").write_text("no structures\n")
     for name, message in (
         ("absent", "no such file"),
-        ("empty", "no struct|cannot be read"),
+        ("empty", "holds no structures"),
         ("text", "cannot be read"),
     ):
         with pytest.raises(DataError, match=rf"{name}\.xyz: {message}"):

@@ -1,4 +1,6 @@
+import errno
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +135,14 @@ def test_from_mace_refuses_what_it_cannot_rebuild(tiny_potential, tmp_path):
     odd.readouts[-1].non_linearity.acts[0].f = torch.nn.functional.gelu
     with pytest.raises(CheckpointError, match=r"activation .* is not supported"):
         potentials.from_mace(odd, level_of_theory="PBE", provenance={})
+
+
+def test_a_disk_without_room_is_told_as_by_every_other_file(tiny_potential, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            potentials.save(tiny_potential, tmp_path / "tiny")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG

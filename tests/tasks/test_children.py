@@ -12,18 +12,23 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import current_process
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tasks import children
 from tasks.children import ChildDied, in_child
+from tasks.limits import OutOfMemory, OutOfTime
 
 WORK = '''
 import logging
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -95,7 +100,31 @@ def meet(folder, mine, other):
     while not Path(folder, other).exists():
         time.sleep(0.01)
     return os.getpid()
+
+
+def fill(gigabytes):
+    """Hold so much memory."""
+    held = b"1" * int(gigabytes * 1e9)
+    time.sleep(120)
+
+
+def run(program, *arguments):
+    """A program of Python's, in a process group of its own if the first argument says so."""
+    command = [sys.executable, "-c", program, *arguments]
+    subprocess.run(command, start_new_session="alone" in arguments)
 '''
+
+
+@dataclass(frozen=True)
+class Limits:
+    seconds: float | None = None
+    memory_gb: float | None = None
+
+
+SLEEPING = (
+    "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(120)"
+)
+FILLING = "import time; held = b'1' * 300_000_000; time.sleep(120)"
 
 
 @pytest.fixture
@@ -255,6 +284,58 @@ def test_a_child_that_ignores_sigterm_is_killed(
     assert eventually(lambda: not alive(read_pid(marker)))
 
 
+def test_a_child_over_its_time_is_killed_with_its_programs(work: ModuleType, tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+    with pytest.raises(OutOfTime, match="run was killed: it took longer than 1 s"):
+        in_child(work.run, SLEEPING, str(marker), limits=Limits(seconds=1.0))
+    assert eventually(lambda: not alive(read_pid(marker)))
+
+
+def test_a_program_that_left_the_group_is_killed_too(work: ModuleType, tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+    with pytest.raises(OutOfTime):
+        in_child(work.run, SLEEPING, str(marker), "alone", limits=Limits(seconds=1.0))
+    assert eventually(lambda: not alive(read_pid(marker)))
+
+
+def test_a_child_over_its_memory_is_killed(work: ModuleType) -> None:
+    with pytest.raises(OutOfMemory, match=r"fill was killed: it used 0\.\d+ GB .*more than 0\.2 GB"):
+        in_child(work.fill, 0.3, limits=Limits(memory_gb=0.2))
+
+
+def test_the_memory_of_its_programs_counts(work: ModuleType) -> None:
+    with pytest.raises(OutOfMemory):
+        in_child(work.run, FILLING, limits=Limits(memory_gb=0.2))
+
+
+def test_what_a_child_shares_with_others_does_not_count(work: ModuleType) -> None:
+    # Torch and MACE alone, which every child has, are more than this.
+    assert in_child(work.train, 0, limits=Limits(seconds=300.0, memory_gb=0.2)) != os.getpid()
+    slowly = Limits(seconds=0.5, memory_gb=0.2)
+    with pytest.raises(OutOfTime):
+        in_child(work.run, "import time; time.sleep(120)", limits=slowly)
+
+
+def test_a_child_that_talks_all_the_time_is_watched(work: ModuleType) -> None:
+    with pytest.raises(OutOfTime):
+        in_child(work.train, 10**9, limits=Limits(seconds=0.5))
+
+
+def test_what_a_child_leaves_behind_ends_with_it(work: ModuleType, tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+    command = f"sleep 120 >/dev/null 2>&1 & echo $! > {marker}"
+    assert in_child(subprocess.call, ["sh", "-c", command]) == 0
+    assert eventually(lambda: not alive(read_pid(marker)))
+
+
+def test_a_worker_that_may_have_no_children_has_them(
+    work: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(current_process(), "daemon", True)  # as Dask starts its workers
+    children._context.cache_clear()  # this process has had children before it became a worker
+    assert in_child(work.train, 0) != os.getpid()
+
+
 def test_a_child_does_not_outlive_a_parent_killed_with_9(work: ModuleType, tmp_path: Path) -> None:
     marker = tmp_path / "pid"
     script = tmp_path / "campaign.py"
@@ -273,3 +354,35 @@ def test_a_child_does_not_outlive_a_parent_killed_with_9(work: ModuleType, tmp_p
         assert alive(child)
         parent.kill()
     assert eventually(lambda: not alive(child))
+
+
+SECRETS = {
+    "TEMPER_DATABASE_URL": "postgresql://me:planted@db/temper",
+    "TEMPER_ALARM_WEBHOOK": "https://chat.example.org/planted",
+    "PREFECT_API_AUTH_STRING": "admin:planted",
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql+asyncpg://me:planted@db/prefect",
+    "PGPASSWORD": "planted",
+    "AWS_SECRET_ACCESS_KEY": "planted",
+    "WANDB_API_KEY": "planted",
+    "MLFLOW_TRACKING_TOKEN": "planted",
+}
+
+
+def test_no_secret_reaches_what_computes() -> None:
+    """Nor a program that it starts."""
+    script = """
+import os, subprocess, sys
+from tasks.children import in_child
+print(in_child(subprocess.check_output, ["env"]).decode())
+print(os.environ["PGPASSWORD"] == "p" + "lanted")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **SECRETS, "OMP_STACKSIZE": "64M"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "OMP_STACKSIZE=64M" in done.stdout
+    assert "planted" not in done.stdout
+    assert done.stdout.endswith("True\n")  # the campaign itself still has them

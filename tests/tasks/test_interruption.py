@@ -1,5 +1,6 @@
 """What becomes of the children of other threads when the main thread is interrupted."""
 
+import os
 import subprocess
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.children import ChildDied, in_child, interruptible
+from tasks.children import ChildDied, Interrupted, in_child, interruptible
 
 
 def start(threads: ThreadPoolExecutor, folder: Path) -> list[Future[int]]:
@@ -42,3 +43,11 @@ def test_an_error_of_one_leaves_the_others_at_work(tmp_path: Path) -> None:
         assert not any(child.done() for child in children)
         with pytest.raises(KeyboardInterrupt), interruptible():
             raise KeyboardInterrupt
+
+
+def test_nothing_more_is_started_of_what_was_interrupted() -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible("this batch"):
+        raise KeyboardInterrupt
+    with pytest.raises(Interrupted, match="getpid was not started: what it is part of was interrupted"):
+        in_child(os.getpid, part_of="this batch")
+    assert in_child(os.getpid, part_of="the next batch") != os.getpid()

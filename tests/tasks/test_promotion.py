@@ -71,6 +71,7 @@ def test_behind_the_gate_a_checkpoint_gets_its_name(
     content = read(accepted)
     assert content["figures"]["accuracy.forces"] == 40.0
     assert "speed.ratio" not in content["figures"], "a time is not the same every night"
+    assert content["night"] == {"move_back": False}
     assert content["left_out"]["retention"] == "there is nothing for replay_test"
     assert content["verdicts"][0]["evidence"] == "compared in pairs on 2 samples"
 

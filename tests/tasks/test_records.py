@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pytest
 import torch
 
 from db import artifacts
@@ -31,6 +32,21 @@ def test_an_imported_file_has_its_name_back_and_cannot_be_written_over(tmp_path:
     assert (file.name, file.read_text()) == ("train.extxyz", "labels")
     (work / "train.extxyz").write_text("a part of the same name")
     assert artifacts.path(id_).read_text() == "labels"
+
+
+@pytest.mark.parametrize("name", ["{folder}/mine", "../../mine", "../mine"])
+def test_a_name_that_is_a_path_reaches_nothing_outside(name: str, tmp_path: Path) -> None:
+    work, mine, labels = tmp_path / "work" / "step", tmp_path / "mine", tmp_path / "labels"
+    work.mkdir(parents=True)
+    (tmp_path / "work" / "mine").write_text("mine")
+    mine.write_text("mine")
+    labels.write_text("theirs")
+    id_ = artifacts.import_file(labels, "labels", name.format(folder=tmp_path)).id
+    file = Recipe(parameters={}, inputs={"labels": id_}, names={}).imported("labels", work)
+    assert file == work / "imported" / "mine"
+    assert file.read_text() == "theirs"
+    assert mine.read_text() == (tmp_path / "work" / "mine").read_text() == "mine"
+    assert not mine.is_symlink()
 
 
 def test_the_artifacts_of_a_role_keep_their_order(tmp_path: Path) -> None:

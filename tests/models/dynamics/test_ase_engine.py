@@ -77,3 +77,22 @@ def test_ase_stops_where_the_batched_loop_does(tiny_potential, salt_water):
     assert ours.failure.reason is Reason.TEMPERATURE
     assert ours.failure == theirs.failure
     assert reports[0] == (0, 1)
+
+
+def test_the_reference_takes_no_watch(tiny_potential, salt_water):
+    class Watch:
+        every = 1
+
+        def look(self, step, running):
+            raise AssertionError("nothing is looked at")
+
+    with pytest.raises(ValueError, match=r"use md\.run with a watch"):
+        ase_engine.run(
+            tiny_potential,
+            [salt_water],
+            VelocityVerlet(time_step=1.0),
+            steps=1,
+            seed=0,
+            save_every=1,
+            watch=Watch(),
+        )

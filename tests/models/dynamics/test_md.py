@@ -5,8 +5,9 @@ import pytest
 from ase import Atoms, units
 
 from models.dynamics import trajectories
-from models.dynamics.limits import Limits, Reason
+from models.dynamics.limits import Failure, Limits, Reason
 from models.dynamics.md import Isobaric, Langevin, VelocityVerlet, run
+from models.dynamics.replicas import Replica
 from models.dynamics.speed import compare_speed
 from models.graphs import graphs, predict
 
@@ -278,3 +279,62 @@ def test_a_potential_is_as_fast_as_itself(tiny_potential, salt_water):
     assert len(compared.rounds) == 3
     assert compared.ratio == sorted(a / b for a, b in compared.rounds)[1]
     assert compared.seconds_per_step_a == sorted(a for a, _ in compared.rounds)[1]
+
+
+class Noting:
+    """A watch that notes what it sees, stops one replica at a step, and pushes another all along."""
+
+    every = 4
+
+    def __init__(self, stops: tuple[int, int] = (-1, -1), pushes: tuple[int, float] = (-1, 0.0)) -> None:
+        self.seen: list[tuple[int, list[int]]] = []
+        self.snapshots: list[Atoms] = []
+        self._stops, self._pushes = stops, pushes
+
+    def look(self, step: int, running: list[Replica]) -> None:
+        self.seen.append((step, [replica.number for replica in running]))
+        self.snapshots += [replica.snapshot() for replica in running if replica.number == 0]
+        for replica in running:
+            if (replica.number, step) == self._stops:
+                replica.failure = Failure(
+                    reason=Reason.UNCERTAIN, time_fs=0.5 * step, value=2.0, limit=1.0, detail="as told"
+                )
+            if replica.number == self._pushes[0]:
+                replica.bias = np.full_like(replica.positions, self._pushes[1])
+
+
+def test_a_watch_sees_and_stops_and_changes_nothing_else(tiny_potential, salt_water):
+    settings = {"steps": 10, "seed": 5, "save_every": 4, "velocities_from_temperature": 300.0}
+    integrator = Langevin(time_step=0.5, temperature=300.0, friction=0.02)
+    alone = run(tiny_potential, [salt_water] * 2, integrator, **settings)
+    watch = Noting()
+    watched = run(tiny_potential, [salt_water] * 2, integrator, watch=watch, **settings)
+    for a, b in zip(alone, watched, strict=True):
+        np.testing.assert_array_equal(a.positions, b.positions)
+        np.testing.assert_array_equal(a.potential_energy, b.potential_energy)
+    assert watch.seen == [(0, [0, 1]), (4, [0, 1]), (8, [0, 1])]
+    np.testing.assert_array_equal([a.positions for a in watch.snapshots], alone[0].positions)
+    kinetic = [atoms.get_kinetic_energy() for atoms in watch.snapshots]
+    np.testing.assert_allclose(kinetic, alone[0].kinetic_energy, rtol=1e-12)
+    watch = Noting(stops=(0, 4))
+    stopped, other = run(tiny_potential, [salt_water] * 2, integrator, watch=watch, **settings)
+    assert watch.seen == [(0, [0, 1]), (4, [0, 1]), (8, [1])]
+    assert stopped.failure is not None
+    assert stopped.failure.reason is Reason.UNCERTAIN
+    assert stopped.times_fs.tolist() == [0.0, 2.0]
+    np.testing.assert_allclose(other.positions, alone[1].positions, atol=1e-9)
+
+
+def test_a_watch_can_push_a_replica(tiny_potential, salt_water):
+    settings = {"steps": 9, "seed": 0, "save_every": 9}
+    integrator = VelocityVerlet(time_step=0.5)
+    free, pushed = run(
+        tiny_potential, [salt_water] * 2, integrator, watch=Noting(pushes=(1, 0.2)), **settings
+    )
+    # The same push on every atom moves the whole, from the forces of the first step on.
+    masses = salt_water.get_masses()
+    centre = [(masses[:, None] * (t.positions[-1] - t.positions[0])).sum(axis=0) for t in (free, pushed)]
+    step = 0.5 * units.fs
+    expected = 0.2 * 11 * step**2 * sum(range(1, 9))
+    np.testing.assert_allclose(centre[0], 0.0, atol=1e-9)
+    np.testing.assert_allclose(centre[1], expected, rtol=1e-9)

@@ -1,0 +1,126 @@
+"""The order of a specialist: labels, E0s, candidates, and the best of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flows.acceptance import Ground, accept, chosen, examine, measured_on
+from flows.trainings import train
+from models.campaign import Campaign
+from models.strategies import TARGET_HEAD, AnyStrategy
+from models.validation.gate import Other
+from tasks.children import interruptible
+from tasks.datasets import ingest_labels, pseudolabel_replay, record_evidence
+from tasks.foundation import resolve_foundation
+from tasks.promotion import admit
+from tasks.structures import record_structures
+from tasks.training import refit_e0s
+from tasks.validation import rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """Ids of what every specialist of a campaign starts from.
+
+    Attributes:
+        data: by part, the target's labels.
+        further: the same by further head.
+    """
+
+    foundation: str
+    data: Mapping[str, str]
+    replay: Mapping[str, str]
+    further: Mapping[str, Mapping[str, str]]
+    evidence: Mapping[str, str]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """What a checkpoint is measured on, by role; the same throughout a campaign."""
+        return measured_on(self.data, self.replay, self.evidence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Specialist:
+    """Ids of the candidates that were trained on the same labels, and the best of them.
+
+    Attributes:
+        data: by part, the target's labels.
+        lessons: what each candidate was given, but for replay.
+        candidates: by name, checkpoint and history.
+        found: by name, the findings of the foundation and of all candidates that are compared.
+        winner: the name of the candidate with the lowest validation error.
+    """
+
+    data: Mapping[str, str]
+    e0s: str
+    lessons: Mapping[str, str]
+    candidates: Mapping[str, Mapping[str, str]]
+    found: Mapping[str, Mapping[str, str]]
+    winner: str
+
+    @property
+    def checkpoint(self) -> str:
+        """The best candidate's."""
+        return self.candidates[self.winner]["checkpoint"]
+
+
+def gather(plan: Campaign) -> Given:
+    """Put all inputs of a campaign on record; raises where nothing that is made of them could be promoted."""
+    start = resolve_foundation(plan.foundation)
+    given = Given(
+        foundation=start,
+        data=ingest_labels(plan),
+        replay=pseudolabel_replay(plan.replay, start),
+        further={head: ingest_labels(plan, head) for head in plan.further},
+        evidence=record_evidence(plan),
+    )
+    parts = [given.data, given.replay, given.evidence, *given.further.values()]
+    admit(plan, [start, *(id_ for part in parts for id_ in part.values())])
+    record_structures(plan, {TARGET_HEAD: given.data, **given.further}, given.replay, start)
+    return given
+
+
+def specialise(plan: Campaign, given: Given, data: Mapping[str, str], start: str | None = None) -> Specialist:
+    """Fine-tune all candidates on `data`, from the foundation or from the checkpoint `start`."""
+    e0s = refit_e0s(plan, start or given.foundation, data)
+    lessons = {"foundation": start or given.foundation, "e0s": e0s}
+    lessons |= {part: data[part] for part in ("train", "valid")}
+    for head, other in given.further.items():
+        lessons |= {f"{head}.{role}": other[role] for role in ("train", "valid")}
+        lessons[f"{head}.e0s"] = refit_e0s(plan, given.foundation, other, head)
+    wanted = [(candidate, lessons | replayed(candidate, given)) for candidate in plan.candidates]
+    trained = zip(plan.candidates, train(plan, wanted), strict=True)
+    candidates = {candidate.name: made for candidate, made in trained}
+    with interruptible():
+        compared = chosen(plan, ("accuracy", "retention"))
+        checkpoint, files = foundation_ground(given, e0s)
+        examined = {"foundation": examine("foundation", plan.simulation, compared, checkpoint, files)}
+        for name, made in candidates.items():
+            examined[name] = examine(name, plan.simulation, compared, made["checkpoint"], given.files)
+        found = {name: examination.findings() for name, examination in examined.items()}
+    return Specialist(
+        data={**given.data, **data},
+        e0s=e0s,
+        lessons=lessons,
+        candidates=candidates,
+        found=found,
+        winner=rank({name: made["history"] for name, made in candidates.items()}),
+    )
+
+
+def assess(plan: Campaign, given: Given, specialist: Specialist) -> str:
+    """The id of a specialist's acceptance."""
+    checkpoint = specialist.checkpoint
+    with interruptible():
+        examination = examine("champion", plan.simulation, plan.checks, checkpoint, given.files)
+        grounds: dict[Other, Ground] = {"foundation": foundation_ground(given, specialist.e0s)}
+        return accept(plan, "champion", checkpoint, given.files, examination, grounds)
+
+
+def foundation_ground(given: Given, e0s: str) -> Ground:
+    """The foundation, and the files that it is measured on: at the E0s of the labels' level."""
+    return given.foundation, {**given.files, "e0s": e0s}
+
+
+def replayed(candidate: AnyStrategy, given: Given) -> dict[str, str]:
+    """What a candidate is given of the replay set, by role."""
+    return {role: given.replay[part] for role, part in candidate.replay_parts.items()}
