@@ -26,7 +26,6 @@ class Round:
         passed: whether the gate holds.
         coverage: share of held-out atoms whose force error is within the calibrated uncertainty.
         cpu_hours: of the reference calculator.
-        seconds: of the whole round.
     """
 
     number: int
@@ -39,7 +38,6 @@ class Round:
     passed: bool | None = None
     coverage: float | None = None
     cpu_hours: float | None = None
-    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
