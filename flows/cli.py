@@ -96,6 +96,41 @@ def run(
 
 
 @app.command()
+def sweep(
+    campaign: Campaign,
+    labels: Labels = None,
+    level_of_theory: LevelOfTheory = None,
+    foundation: Foundation = None,
+    seed: Seed = None,
+    set_: Set = None,
+    trust: Trust = False,
+) -> None:
+    """Try the strategies and settings that a campaign lists, and recommend one; nothing is promoted."""
+    from models.campaign_files import sweep_of
+    from tasks.children import prepare_children
+
+    prepare_children()
+    overrides = _given(labels=labels, level_of_theory=level_of_theory, foundation=foundation, seed=seed)
+    overrides |= _fields(set_)
+    plan = _check(campaign, overrides, trust=trust)
+    for line in sweep_of(plan, campaign).told():
+        out.print(escape(line))
+    url = ensure_server(out.print)
+    out.print(f"Watch it at {url.removesuffix('/api')}/runs")
+    from flows.sweep import sweep
+
+    outcome = sweep(campaign, **overrides)
+    out.print(_table(outcome["summary"]))
+    out.print(f"\nRecommended: {escape(outcome['chosen'])}.")
+    for line in (*outcome["reasons"], *outcome["notes"]):
+        out.print(f"  {escape(line)}")
+    out.print(f"Report: {escape(outcome['report'])}")
+    out.print(
+        "To run the campaign with it: the same command with `run`, and --set candidates=[]", markup=False
+    )
+
+
+@app.command()
 def distil(
     campaign: Campaign,
     teacher: Annotated[
@@ -235,13 +270,14 @@ def verify() -> None:
     out.print("Everything on record is there and unchanged.")
 
 
-def _check(campaign: str, overrides: Mapping[str, Any], *, trust: bool = False) -> None:
-    """Examine every input of a campaign, before anything is started; `trust` vouches for its foundation."""
+def _check(campaign: str, overrides: Mapping[str, Any], *, trust: bool = False) -> Any:
+    """Examine every input of a campaign, and return it; `trust` vouches for its foundation."""
     from models.campaign_files import load_campaign
     from tasks.permissions import permissions
 
     plan = load_campaign(campaign, **overrides, permissions=permissions(from_person=True))
     _admit(plan.foundation.name, trust=trust)
+    return plan
 
 
 def _admit(name: str, *, trust: bool) -> None:

@@ -11,12 +11,13 @@ from db.settings import settings
 from flows import forms
 from flows.acceptance import SIDE_BY_SIDE, Ground, accept, examine, starts_from
 from flows.distillation import teach
+from flows.halving import choose
 from flows.interruptions import go_on, listen
 from flows.rounds import approach, said
 from flows.runners import check
 from flows.specialist import foundation_ground, gather, specialise
 from models import devices
-from models.campaign_files import load_campaign
+from models.campaign_files import load_campaign, sweep_of
 from models.validation.gate import Other
 from tasks.approval import approve
 from tasks.children import interruptible, prepare_children
@@ -24,6 +25,7 @@ from tasks.permissions import permissions
 from tasks.promotion import promote
 from tasks.reporting import conclude, report, summarise
 from tasks.reporting_rounds import summarise_rounds
+from tasks.sweeps import recommended
 from tasks.validation import simulate
 
 
@@ -64,6 +66,10 @@ def finetune(
     )
 
     given = gather(plan)
+    swept = None
+    if not plan.candidates:
+        swept = choose(plan, sweep_of(plan, campaign), given)
+        plan = recommended(plan, swept)
     if plan.rounds is None:
         specialist, course = specialise(plan, given, given.data), None
     else:
@@ -94,6 +100,7 @@ def finetune(
         "findings": {**specialist.found, "student": examination.findings()},
         "winner": specialist.winner,
         "rounds": course and said(course),
+        "sweep": swept,
         "student": dict(student),
     }
 

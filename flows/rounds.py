@@ -9,7 +9,7 @@ from prefect import flow
 from flows.acceptance import SIDE_BY_SIDE
 from flows.labelling import label_structures
 from flows.specialist import Given, Specialist, assess, replayed, specialise
-from flows.trainings import train
+from flows.trainings import Training, train
 from models.campaign import Campaign
 from models.rounds import FIGURE, Rounds
 from models.strategies import AnyStrategy
@@ -118,7 +118,7 @@ def members(campaign: Campaign, plan: Rounds, given: Given, specialist: Speciali
     strategy = winner(campaign, specialist)
     lessons = {**specialist.lessons, **replayed(strategy, given)}
     seeds = [strategy.optimisation.seed + 1 + k for k in range(plan.uncertainty.trainings)]
-    trained = train(campaign, [(strategy.seeded(seed), lessons) for seed in seeds])
+    trained = train(campaign, [Training(strategy.seeded(seed), lessons) for seed in seeds])
     return [made["checkpoint"] for made in trained]
 
 
@@ -141,7 +141,8 @@ def compare_arms(campaign: Campaign, given: Given, last: Round) -> Mapping[str, 
     lessons = {**last.specialist.lessons, **replayed(strategy, given)}
     lessons["foundation"] = given.foundation
     arms = ("selected", "control")
-    trained = train(campaign, [(strategy, {**lessons, "train": last.merged[arm]}) for arm in arms])
+    wanted = [Training(strategy, {**lessons, "train": last.merged[arm]}) for arm in arms]
+    trained = train(campaign, wanted)
     with interruptible():
         measured = {
             arm: measure.submit(arm, check, made["checkpoint"], given.files)

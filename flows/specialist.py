@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flows.acceptance import Ground, accept, chosen, examine, measured_on
-from flows.trainings import train
+from flows.trainings import Training, train
 from models.campaign import Campaign
 from models.strategies import TARGET_HEAD, AnyStrategy
 from models.validation.gate import Other
@@ -81,13 +81,9 @@ def gather(plan: Campaign) -> Given:
 
 def specialise(plan: Campaign, given: Given, data: Mapping[str, str], start: str | None = None) -> Specialist:
     """Fine-tune all candidates on `data`, from the foundation or from the checkpoint `start`."""
-    e0s = refit_e0s(plan, start or given.foundation, data)
-    lessons = {"foundation": start or given.foundation, "e0s": e0s}
-    lessons |= {part: data[part] for part in ("train", "valid")}
-    for head, other in given.further.items():
-        lessons |= {f"{head}.{role}": other[role] for role in ("train", "valid")}
-        lessons[f"{head}.e0s"] = refit_e0s(plan, given.foundation, other, head)
-    wanted = [(candidate, lessons | replayed(candidate, given)) for candidate in plan.candidates]
+    lessons = taught(plan, given, data, start)
+    e0s = lessons["e0s"]
+    wanted = [Training(candidate, lessons | replayed(candidate, given)) for candidate in plan.candidates]
     trained = zip(plan.candidates, train(plan, wanted), strict=True)
     candidates = {candidate.name: made for candidate, made in trained}
     with interruptible():
@@ -105,6 +101,19 @@ def specialise(plan: Campaign, given: Given, data: Mapping[str, str], start: str
         found=found,
         winner=rank({name: made["history"] for name, made in candidates.items()}),
     )
+
+
+def taught(plan: Campaign, given: Given, data: Mapping[str, str], start: str | None = None) -> dict[str, str]:
+    """What every candidate is given, by role; see `tasks.training.fine_tune`."""
+    lessons = {
+        "foundation": start or given.foundation,
+        "e0s": refit_e0s(plan, start or given.foundation, data),
+    }
+    lessons |= {part: data[part] for part in ("train", "valid")}
+    for head, other in given.further.items():
+        lessons |= {f"{head}.{role}": other[role] for role in ("train", "valid")}
+        lessons[f"{head}.e0s"] = refit_e0s(plan, given.foundation, other, head)
+    return lessons
 
 
 def assess(plan: Campaign, given: Given, specialist: Specialist) -> str:

@@ -26,6 +26,7 @@ from models.e0s import E0Policy
 from models.potentials import header
 from models.rounds import FIGURE, Rounds
 from models.strategies import REPLAY_HEAD, TARGET_HEAD, AnyStrategy
+from models.sweeps import Sweep
 from models.training import Optimisation
 from models.validation import CHECK, CHECKS, AnyCheck
 from models.validation.acceptance import Simulation
@@ -210,7 +211,10 @@ class Campaign(_Section):
     reference: ReferenceTrajectories | None = None
     replay: Replay = Replay()
     e0s: E0Policy = E0Policy()
-    candidates: tuple[AnyStrategy, ...] = Field(min_length=1)
+    candidates: tuple[AnyStrategy, ...] = Field(
+        (), description="ways to fine-tune, which compete; none: the one that the sweep recommends"
+    )
+    sweep: Sweep | None = Field(None, description="strategies and settings to try on the validation data")
     evidence: dict[Literal["minima", "paths", "crystals"], ReferenceStructures] = Field(
         {}, description="what some of the checks compare with"
     )
@@ -234,12 +238,14 @@ class Campaign(_Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> "Campaign":
+        if not self.strategies:
+            raise ValueError("candidates: is missing; list strategies, or those to try in 'sweep'")
         names = [candidate.name for candidate in self.candidates]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
                 f"candidates: two are called {', '.join(twice)}; remove one, or name it in 'called'"
             )
-        if taken := sorted(_TAKEN & set(names)):
+        if taken := sorted(_TAKEN & {strategy.name for strategy in self.strategies}):
             raise ValueError(f"candidates: none can be called {', '.join(taken)}; change 'called'")
         return self
 
@@ -285,7 +291,7 @@ class Campaign(_Section):
         kind = FIGURE.partition(".")[0]
         if kind not in [check.kind for check in self.checks]:
             raise ValueError(f"rounds: what they gain is seen by the check {kind}; add it to checks")
-        replaying = [c.name for c in self.candidates if "replay_train" in c.replay_parts]
+        replaying = [c.name for c in self.strategies if "replay_train" in c.replay_parts]
         if self.rounds.start == "previous" and replaying:
             raise ValueError(
                 f"rounds.start: {replaying[0]} replays the foundation's own ground, so that it has to start "
@@ -303,6 +309,11 @@ class Campaign(_Section):
                     f"{TARGET_HEAD!r} nor {REPLAY_HEAD!r}"
                 )
         return further
+
+    @property
+    def strategies(self) -> list[AnyStrategy]:
+        """Everything that it may fine-tune by: its candidates, and what its sweep tries."""
+        return [*self.candidates, *(trial.strategy for trial in (self.sweep.trials() if self.sweep else ()))]
 
     def level(self, head: str) -> tuple[Labels, E0Policy]:
         """The labels that `head` learns, and where its E0s come from."""

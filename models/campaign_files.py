@@ -27,6 +27,7 @@ from models.potentials import header
 from models.pseudolabels import has_labels
 from models.rounds import Starts
 from models.strategies import TARGET_HEAD
+from models.sweeps import Sweep
 
 LARGEST = 256 * 1024
 """Bytes of a campaign file: many times what the longest sensible one has."""
@@ -92,6 +93,7 @@ def load_campaign(
         campaign = campaign.model_copy(
             update={
                 "candidates": tuple(c.seeded(seed) for c in campaign.candidates),
+                "sweep": campaign.sweep and campaign.sweep.seeded(seed),
                 "checks": tuple(c.seeded(seed) for c in campaign.checks),
                 "student": campaign.student.model_copy(
                     update={"optimisation": campaign.student.optimisation.model_copy(update={"seed": seed})}
@@ -136,13 +138,20 @@ def examine(campaign: Campaign) -> None:
     described = foundation.describe(campaign.foundation.name)
     if described is not None:
         _check_elements(structures, described, campaign.foundation.name)
-    if asking := [c.name for c in campaign.candidates if "original_train" in c.replay_parts.values()]:
+    if asking := [c.name for c in campaign.strategies if "original_train" in c.replay_parts.values()]:
         _examine_replay_labels(campaign, asking[0])
 
 
 def _starts(campaign: Campaign) -> list[Starts]:
     """Where active rounds start from beside the labels."""
     return [campaign.rounds.starts] if campaign.rounds and campaign.rounds.starts else []
+
+
+def sweep_of(campaign: Campaign, name: str) -> Sweep:
+    """The sweep of a campaign; raises CampaignError where it has none."""
+    if campaign.sweep is None:
+        raise CampaignError(f"{name}: sweep: is missing; list strategies and settings to try")
+    return campaign.sweep
 
 
 def check_known(campaign: Campaign, checkpoint: Path, name: str) -> None:

@@ -110,6 +110,38 @@ def grid(panels: Mapping[str, Mapping[str, Plot]], colours: Mapping[str, str]) -
     )
 
 
+def scatter(
+    title: str,
+    labels: tuple[str, str],
+    points: Mapping[str, tuple[float, float]],
+    kinds: Mapping[str, str],
+    front: Collection[str],
+    colours: Mapping[str, str],
+) -> Grid:
+    """One panel of points that are called by their keys, coloured by kind.
+
+    Those on the `front` are filled; the others are hollow.
+    """
+    shown = dict.fromkeys(kinds[name] for name in points)
+    about = f"{title}: {labels[1]} against {labels[0]}"
+
+    def fill(axes: Axes) -> None:
+        for name, (x, y) in points.items():
+            colour = colours[kinds[name]]
+            axes.scatter(x, y, s=26.0, edgecolors=colour, facecolors=colour if name in front else "none")
+            axes.annotate(name, (x, y), (4, 4), textcoords="offset points", fontsize=7.0, color=_QUIET)
+        axes.set(xlabel=_folded(labels[0], 32), ylabel=_folded(labels[1], 28))
+        axes.margins(x=0.1, y=0.1)
+
+    return Grid(
+        legend=[
+            *(Key(name=kind, colour=_themed(colours[kind]), sample="●") for kind in shown),
+            Key(name="not on the front", colour=_themed(_QUIET), sample="○"),
+        ],
+        panels={title: _svg(about, (3.2, 2.6), fill)},
+    )
+
+
 def _legend(
     panels: Collection[Mapping[str, Plot]], colours: Mapping[str, str], numbers: Mapping[str, int]
 ) -> list[Key]:

@@ -15,6 +15,7 @@ from models.graphs import graphs, predict
 from models.potentials import Network, Potential, load, n_parameters, save
 from models.strategies import REPLAY_HEAD, TARGET_HEAD, Strategy, Target, TrainingData
 from models.training import Fit, Report, fit
+from models.training_state import prolong
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +53,15 @@ def fine_tune(
     report: Report | None = None,
     *,
     further: Mapping[str, FurtherTarget] | None = None,
+    goes_on_from: Path | None = None,
 ) -> dict[str, Path]:
-    """Fine-tune by `strategy`; returns the files `checkpoint` and `history`.
+    """Fine-tune by `strategy`; returns the files `checkpoint`, `history`, `cost` and `state`.
 
     `files` holds the `foundation`, the target level's `e0s`, and the datasets `train`, `valid` and,
     where the strategy has any, `replay_train` and `replay_valid`; `further` holds more targets by head.
-    A killed call goes on from `work`. Raises EmptyTraining where there is nothing to train or to learn.
+    A killed call goes on from `work`; one that has not begun goes on from `goes_on_from`, the state of the
+    same training with fewer epochs (`Optimisation.begins`), and comes out as if it had not. Raises
+    EmptyTraining where there is nothing to train or to learn.
     """
     start = load(files["foundation"])
     further = further or {}
@@ -73,7 +77,10 @@ def fine_tune(
         check_step_zero(start, setup.network, e0s, frames["train"][:_CHECKED_STRUCTURES])
     else:
         log.info("step 0: %s starts from random weights, there is nothing to compare", strategy.name)
-    fitted = fit(setup, strategy.optimisation, state_path=work / "state.pt", report=report)
+    state = work / "state.pt"
+    if goes_on_from is not None and not state.exists():
+        prolong(goes_on_from, state, strategy.optimisation.epochs)
+    fitted = fit(setup, strategy.optimisation, state_path=state, report=report)
 
     network = strategy.finish(fitted.network)
     levels = {head: target.level_of_theory for head, target in further.items()}
@@ -84,19 +91,21 @@ def fine_tune(
         provenance=dict(provenance),
     )
     _check_e0s(specialist, e0s)
-    return save_fit(specialist, fitted, work)
+    return {**save_fit(specialist, fitted, work), "state": state}
 
 
 def save_fit(potential: Potential, fitted: Fit, work: Path) -> dict[str, Path]:
-    """Write the files `checkpoint` and `history`: of the same training, the same bytes."""
+    """Write the files `checkpoint` and `history`, of the same training the same bytes, and its `cost`."""
     history = {
         "best_epoch": fitted.best_epoch,
         "trained_parameters": n_parameters(fitted.network),
         "epochs": fitted.history,
     }
-    files = {"checkpoint": work / "checkpoint.safetensors", "history": work / "history.json"}
+    files = {"checkpoint": work / "checkpoint.safetensors"}
+    files |= {name: work / f"{name}.json" for name in ("history", "cost")}
     save(potential, files["checkpoint"])
     files["history"].write_text(json.dumps(history, indent=1, sort_keys=True), encoding="utf-8")
+    files["cost"].write_text(json.dumps({"cpu_seconds": round(fitted.cpu_seconds, 3)}), encoding="utf-8")
     return files
 
 

@@ -1,4 +1,4 @@
-"""The report of a campaign or of one model: an HTML file that needs nothing else, always the same bytes."""
+"""The report of a campaign, a sweep or one model: HTML that needs nothing else, always the same bytes."""
 
 import base64
 import hashlib
@@ -15,8 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import TypeAdapter
 
-from models import figures, report_rounds
+from models import figures, report_rounds, report_sweep
 from models.e0s import E0Fit
+from models.halving import Result
 from models.report_checks import Acceptance, Section, sections
 from models.report_rounds import Rounds
 from models.validation.base import Line, Plot
@@ -95,6 +96,7 @@ class ReportData:
         description: one line.
         acceptances: of all models, the most important one first; those without verdicts for comparison.
         campaign: None where one model was validated without a campaign.
+        sweep: of strategies and settings, where there was one.
         licences: every licence of anything that the models were made from.
         bibtex: the citations of all that, as one BibTeX file.
     """
@@ -103,6 +105,7 @@ class ReportData:
     description: str = ""
     acceptances: Sequence[Acceptance] = ()
     campaign: CampaignPart | None = None
+    sweep: Result | None = None
     datasets: Sequence[Dataset] | None = None
     provenance: str | None = None
     software: Mapping[str, str] = field(default_factory=dict)
@@ -162,6 +165,7 @@ def render(data: ReportData) -> str:
         learning=_learning(data, colours),
         rounds=campaign.rounds if campaign else None,
         rounds_plots=report_rounds.grid(campaign.rounds, colours) if campaign and campaign.rounds else None,
+        sweep_plots=report_sweep.grid(data.sweep, colours) if data.sweep else None,
         symbols=chemical_symbols,
         style=Markup(figures.colours_css()),
         viewer=Markup(viewer),
@@ -226,6 +230,8 @@ def _colours(data: ReportData) -> dict[str, str]:
     names = [*known.values(), *(c.name for c in candidates), *(c.name for c in curves)]
     if data.campaign and data.campaign.rounds:
         names += report_rounds.names(data.campaign.rounds)
+    if data.sweep:
+        names += report_sweep.names(data.sweep)
     colours = figures.palette(names, by_role.get("foundation", next(iter(compared), None)))
     return colours | {name: colours[other] for name, other in known.items()}
 

@@ -57,6 +57,15 @@ class Optimisation(BaseModel):
     best_by: Rule = "target"
     patience: int | None = Field(None, ge=1, description="evaluations without a new low before stopping")
 
+    def begins(self, longer: "Optimisation") -> bool:
+        """Whether a training by `longer` is this one, and then more of it.
+
+        Not where the rate follows the number of epochs, or where the last evaluation comes out of turn.
+        """
+        same = self.model_copy(update={"epochs": longer.epochs}) == longer and self.epochs <= longer.epochs
+        evaluations = self.epochs / self.evaluate_every
+        return same and self.decay == "none" and math.isclose(evaluations, round(evaluations))
+
 
 class EmptyTraining(ValueError):
     """Training that would silently do nothing: no parameters, no labels, no data."""
@@ -116,13 +125,15 @@ class Fit:
     A row of `history` has `epoch` (a fraction inside an epoch), `loss` (mean since the row before),
     `learning_rate` and the validation errors; nothing in it depends on a clock. `best_epoch` is the
     `epoch` of the best row. Once memory has run out, a row also has `edges_at_once`, above which a batch
-    is computed in parts.
+    is computed in parts. `seconds` are those of a clock, `cpu_seconds` of the processors, all attempts
+    together.
     """
 
     network: Network
     history: list[dict[str, Any]]
     best_epoch: float
     seconds: float
+    cpu_seconds: float
 
 
 def fit(
@@ -172,7 +183,7 @@ def fit(
     )
     state = saved.load() or TrainingState(rate=optimisation.learning_rate)
     sizes = edge_counts(setup.train)
-    clock = Clock(before=state.seconds)
+    clock = Clock(state)
 
     @lru_cache(maxsize=1)
     def share(epoch: int) -> list[list[int]]:
@@ -187,6 +198,7 @@ def fit(
                     left = 0.0 if _is_over(state, optimisation) else optimisation.epochs - state.done
                     report(state.history[-1] | clock.pace(state, left))
                 clock.restart()
+                state.cpu_seconds = clock.cpu_seconds()
                 saved.save(state)
             if _is_over(state, optimisation):
                 break
@@ -203,6 +215,7 @@ def fit(
                     f"the loss is {loss} in epoch {math.ceil(state.done)}; lower the learning rate"
                 )
             state.seconds = clock.count(len(graphs) * n_processes)
+            state.cpu_seconds = clock.cpu_seconds()
             saved.save_in_time(state)
     except (SystemExit, KeyboardInterrupt):
         saved.save(state)
@@ -210,7 +223,11 @@ def fit(
 
     average.cpu().load_state_dict(state.best_weights)
     return Fit(
-        network=average.eval(), history=state.history, best_epoch=state.best_epoch, seconds=state.seconds
+        network=average.eval(),
+        history=state.history,
+        best_epoch=state.best_epoch,
+        seconds=state.seconds,
+        cpu_seconds=state.cpu_seconds,
     )
 
 

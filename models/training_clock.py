@@ -8,10 +8,11 @@ from models.training_state import TrainingState
 
 
 class Clock:
-    """Times a training; `before` are the seconds that earlier processes spent on it."""
+    """Times a training that earlier processes may have begun: `state` has what they spent on it."""
 
-    def __init__(self, before: float) -> None:
-        self._started = time.monotonic() - before
+    def __init__(self, state: TrainingState) -> None:
+        self._started = time.monotonic() - state.seconds
+        self._cpu_started = time.process_time() - state.cpu_seconds
         self.restart()
 
     def restart(self) -> None:
@@ -26,6 +27,10 @@ class Clock:
         self._structures += structures
         self._training = now - self._since
         return now - self._started
+
+    def cpu_seconds(self) -> float:
+        """What all processors spent on it so far."""
+        return time.process_time() - self._cpu_started
 
     def pace(self, state: TrainingState, epochs_left: float) -> dict[str, float]:
         """`updates`, `seconds`, `structures_per_s`, `seconds_left` and, on a GPU, `gpu_memory_gb`."""

@@ -58,6 +58,7 @@ class TrainingState:
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     edges_at_once: float = math.inf
 
     def advance(self, loss: float, n_batches: int) -> None:
@@ -115,27 +116,13 @@ class StateFile:
         """Replace what is saved; whatever happens meanwhile, one complete state is left."""
         if self._path is None or not self._writes:
             return
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "identity": self._identity,
-                "parts": {name: _on_cpu(part.state_dict()) for name, part in self._parts.items()},
-                "rng": torch.get_rng_state(),
-                "state": _on_cpu(vars(state)),
-            },
-            buffer,
-        )
-        content = buffer.getbuffer()
-        temporary = self._path.with_name(f"{self._path.name}.tmp")
-        with temporary.open("wb") as file:
-            file.write(hashlib.sha256(content).digest())
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if self._path.exists():
-            self._path.replace(_previous(self._path))
-        temporary.replace(self._path)
-        _sync_folder(self._path.parent)
+        content = {
+            "identity": self._identity,
+            "parts": {name: _on_cpu(part.state_dict()) for name, part in self._parts.items()},
+            "rng": torch.get_rng_state(),
+            "state": _on_cpu(vars(state)),
+        }
+        _write(content, self._path)
         self._saved_at = time.monotonic()
 
     def load(self) -> TrainingState | None:
@@ -214,6 +201,34 @@ def read(path: Path) -> dict[str, Any] | None:
         return None
     saved: dict[str, Any] = torch.load(io.BytesIO(content[_DIGEST_BYTES:]), weights_only=True)
     return saved
+
+
+def prolong(path: Path, longer: Path, epochs: int) -> None:
+    """Write a finished training's state to `longer`, as that of one with more epochs.
+
+    Raises ResumeError where it is damaged.
+    """
+    saved = read(path)
+    if saved is None:
+        raise ResumeError(f"{path}: truncated, corrupt or not a training state")
+    _write({**saved, "identity": {**saved["identity"], "epochs": epochs}}, longer)
+
+
+def _write(saved: Mapping[str, Any], path: Path) -> None:
+    """Replace a state, with its digest before it; the one before is kept beside it."""
+    buffer = io.BytesIO()
+    torch.save(saved, buffer)
+    content = buffer.getbuffer()
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(hashlib.sha256(content).digest())
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    if path.exists():
+        path.replace(_previous(path))
+    temporary.replace(path)
+    _sync_folder(path.parent)
 
 
 def _difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:

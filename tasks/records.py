@@ -77,12 +77,15 @@ class Kind:
 
     name: str
     version: int
-    compute: Callable[[Recipe, Path], Mapping[str, Output]]
+    compute: Callable[..., Mapping[str, Output]]
 
 
-def made(kind: Kind, recipe: Recipe) -> Mapping[str, str]:
-    """Role to artifact id of what a step of this kind made (see `recorded`)."""
-    compute = partial(kind.compute, recipe)
+def made(kind: Kind, recipe: Recipe, **shortcut: Any) -> Mapping[str, str]:
+    """Role to artifact id of what a step of this kind made (see `recorded`).
+
+    A `shortcut` is given to the computation and changes nothing of what it makes.
+    """
+    compute = partial(kind.compute, recipe, **shortcut)
     return recorded(kind.name, kind.version, recipe.parameters, recipe.inputs, compute, seed=recipe.seed)
 
 

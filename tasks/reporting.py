@@ -17,7 +17,7 @@ from models.report_card import model_card
 from tasks.display import display
 from tasks.promotion import refusal
 from tasks.records import read, recorded
-from tasks.reporting_content import SHOWN_HASH, figure, of_campaign, of_model
+from tasks.reporting_content import SHOWN_HASH, figure, of_campaign, of_model, of_sweep, sweep_rows
 
 
 @task(name="conclude", task_run_name="conclude")
@@ -108,7 +108,7 @@ def summarise(outcome: Mapping[str, Any]) -> list[dict[str, str]]:
 def report(campaign: Campaign, outcome: Mapping[str, Any]) -> str:
     """Write the report, let `<campaign>@report` stand for it, and give its path."""
     shown = ("findings", "candidates", "student", "acceptance", "e0s")
-    ids = sorted(set(_ids({key: outcome[key] for key in shown})))
+    ids = sorted(set(_ids({key: outcome[key] for key in shown})) | {*filter(None, [outcome["sweep"]])})
     parameters = {"promoted": outcome["promoted"], **campaign.model_dump(include={"name", "description"})}
     if outcome["rounds"] is not None:
         parameters["rounds"] = outcome["rounds"]
@@ -145,6 +145,30 @@ def report_model(campaign: Campaign, name: str, acceptance_id: str) -> dict[str,
         "acceptance": acceptance_id,
         "report": str(path),
     }
+
+
+@task(name="report sweep", task_run_name="report-sweep")
+def report_sweep(campaign: Campaign, sweep: str) -> dict[str, Any]:
+    """Write the report of a sweep: rows of all trials, what is recommended and why, and the files' paths."""
+    result = read(sweep)
+    parameters = {"sweep": campaign.name, **campaign.model_dump(include={"name", "description"})}
+    made = _written(f"{campaign.name}-sweep", parameters, [sweep], lambda: of_sweep(campaign, sweep), None)
+    path = _shown(f"{campaign.name}-sweep", made)
+    rows = sweep_rows(result)
+    display(
+        create_table_artifact,
+        table=rows,
+        key="sweep",
+        description="Every trial as far as it was trained: force errors on validation trajectories and on "
+        "the foundation's own ground, after ± the standard deviation over seeds",
+    )
+    said = [f"Recommended: **{result['chosen']}**", "", *(f"- {reason}" for reason in result["reasons"])]
+    said += ["", f"The report is at `{path}`."]
+    display(
+        create_markdown_artifact, "\n".join(said), key="sweep-recommendation", description=result["chosen"]
+    )
+    kept = ("chosen", "strategy", "checkpoint", "reasons", "notes", "epochs", "cpu_seconds")
+    return {"summary": rows, **{key: result[key] for key in kept}, "sweep": sweep, "report": str(path)}
 
 
 def _written(

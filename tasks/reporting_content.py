@@ -67,6 +67,7 @@ def of_campaign(campaign: Campaign, outcome: Mapping[str, Any]) -> dict[str, Any
             "e0s": _e0s(outcome["e0s"]),
             "rounds": outcome["rounds"] and of_rounds(campaign, outcome["rounds"]),
         },
+        "sweep": outcome["sweep"] and read(outcome["sweep"]),
         "datasets": _datasets(campaign, outcome),
         "provenance": "\n".join(_lines(behind)),
         "software": _software(behind),
@@ -99,12 +100,61 @@ def of_model(campaign: Campaign, name: str, content: Mapping[str, Any]) -> dict[
     }
 
 
+def of_sweep(campaign: Campaign, sweep: str) -> dict[str, Any]:
+    """What the report of a sweep shows of its result."""
+    result = read(sweep)
+    behind = tree(result["checkpoint"])
+    return {
+        "title": f"{campaign.name}, a sweep",
+        "description": campaign.description,
+        "sweep": result,
+        "provenance": "\n".join(_lines(behind)),
+        "software": _software(behind),
+        "seeds": {"split": campaign.split.seed, "replay": campaign.replay.seed},
+        **_terms(result["checkpoint"]),
+    }
+
+
 def figure(findings: Mapping[str, str], kind: str, name: str) -> float | None:
     """A figure of a check, None where it was not measured."""
     if kind not in findings:
         return None
     value: float | None = read(findings[kind])["figures"].get(name, {"value": None})["value"]
     return value
+
+
+def sweep_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """One row for each trial of a sweep, and one for the foundation, as text."""
+    foundation = {"name": "foundation", "rung": "–", "epochs": 0, "seeds": "–", **result["foundation"]}
+    return [
+        {
+            "trial": one["name"],
+            "rung": str(one["rung"]),
+            "epochs": str(one["epochs"]),
+            "seeds": str(one["seeds"]),
+            "forces, meV/Å": _spread(one, "error"),
+            "kept, meV/Å": _spread(one, "retention"),
+            "trained": "–" if one.get("parameters") is None else f"{one['parameters']:,}",
+            "CPU s": "–" if one.get("cpu_seconds") is None else f"{one['cpu_seconds']:.0f}",
+            "": "recommended" * (one["name"] == result["chosen"]) or _place(one),
+        }
+        for one in (foundation, *result["standings"])
+    ]
+
+
+def _spread(one: Mapping[str, Any], key: str) -> str:
+    if one[key] is None:
+        return "–"
+    spread = one.get(f"{key}_spread")
+    return f"{one[key]:.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+
+
+def _place(one: Mapping[str, Any]) -> str:
+    """What there is to say of a trial that is not recommended."""
+    if one.get("failure"):
+        return "failed"
+    said = [word for key, word in (("tied", "as good"), ("on_front", "front")) if one.get(key)]
+    return ", ".join(said)
 
 
 def _acceptance_of(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,23 +1,21 @@
 """E0s and candidates."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from prefect import task
-from pydantic import TypeAdapter
 
-from db import licences
+from db import artifacts, licences
 from db.steps import Output
 from models import e0s, finetuning
 from models.campaign import Campaign
 from models.e0s import E0Policy
-from models.strategies import TARGET_HEAD, AnyStrategy, Strategy
+from models.strategies import STRATEGY, TARGET_HEAD, AnyStrategy
 from tasks.children import in_child
 from tasks.datasets import prefix
 from tasks.progress import training
 from tasks.records import Kind, Recipe, made
-
-_STRATEGIES: TypeAdapter[Strategy] = TypeAdapter(AnyStrategy)
 
 
 @task(name="refit E0s", task_run_name="refit-e0s-{head}")
@@ -50,22 +48,31 @@ REFIT_E0S = Kind(name="refit_e0s", version=2, compute=_refit)
 
 
 @task(name="fine-tune", task_run_name="fine-tune-{strategy.name}")
-def fine_tune(campaign: Campaign, strategy: AnyStrategy, inputs: Mapping[str, str]) -> Mapping[str, str]:
-    """Ids of a candidate's checkpoint and history.
+def fine_tune(
+    campaign: Campaign,
+    strategy: AnyStrategy,
+    inputs: Mapping[str, str],
+    keep_state: bool = False,
+    goes_on_from: str | None = None,
+) -> Mapping[str, str]:
+    """Ids of a candidate's checkpoint and history and, where it was computed to `keep_state`, of its state.
 
     `inputs` by role (see `models.finetuning`); those of a further head are called `head.role`.
+    `goes_on_from` is the state of the same training with fewer epochs: as after a kill, it changes when the
+    training is done, and not what it is.
     """
+    names = checkpoint_names(f"{campaign.name}-{strategy.name}")
     recipe = Recipe(
         parameters=strategy.model_dump(mode="json"),
         inputs=inputs,
-        names=checkpoint_names(f"{campaign.name}-{strategy.name}"),
+        names=names | ({"state": f"{names['checkpoint']}-state"} if keep_state else {}),
         seed=strategy.optimisation.seed,
     )
-    return made(FINE_TUNE, recipe)
+    return made(FINE_TUNE, recipe, goes_on_from=goes_on_from and artifacts.path(goes_on_from))
 
 
-def _fine_tune(recipe: Recipe, work: Path) -> dict[str, Output]:
-    strategy = _STRATEGIES.validate_python(recipe.parameters)
+def _fine_tune(recipe: Recipe, work: Path, goes_on_from: Path | None = None) -> dict[str, Output]:
+    strategy = STRATEGY.validate_python(recipe.parameters)
     # Sorted: the record knows the heads, not in which order somebody wrote them down.
     heads = sorted(head for role in recipe.inputs if (head := role.removesuffix(".train")) != role)
     said = heritage(recipe, ("foundation", "train", *(f"{head}.train" for head in heads)))
@@ -88,6 +95,7 @@ def _fine_tune(recipe: Recipe, work: Path) -> dict[str, Output]:
             said,
             work,
             further=further,
+            goes_on_from=goes_on_from,
             on_progress=show,
         )
     return fitted(files, recipe, said)
@@ -107,13 +115,16 @@ def _level(recipe: Recipe, role: str = "train") -> str:
 
 
 def fitted(files: Mapping[str, Path], recipe: Recipe, said: dict[str, str]) -> dict[str, Output]:
-    """A checkpoint and its history as a step's outputs."""
-    names = recipe.names
+    """A checkpoint, its history and, where the recipe names it, the training's state as outputs."""
+    cost = json.loads(files["cost"].read_text(encoding="utf-8"))
+    known = {
+        "checkpoint": ("checkpoint", said),
+        "history": ("history", cost),
+        "state": ("training-state", {}),
+    }
     return {
-        "checkpoint": Output(
-            path=files["checkpoint"], kind="checkpoint", name=names["checkpoint"], metadata=said
-        ),
-        "history": Output(path=files["history"], kind="history", name=names["history"]),
+        role: Output(path=files[role], kind=known[role][0], name=name, metadata=known[role][1])
+        for role, name in recipe.names.items()
     }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 
@@ -74,9 +75,11 @@ def measure(
 @task(name="rank", task_run_name="rank-candidates")
 def rank(histories: Mapping[str, str]) -> str:
     """The candidate with the lowest force error on the validation set; the test set has no say."""
-    best = {}
-    for name, id_ in histories.items():
-        history = read(id_)
-        (row,) = (row for row in history["epochs"] if row["epoch"] == history["best_epoch"])
-        best[name] = row["target_forces_mae"]
+    best = {name: best_evaluation(read(id_))["target_forces_mae"] for name, id_ in histories.items()}
     return min(best, key=lambda name: best[name])
+
+
+def best_evaluation(history: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row of the checkpoint that a training gave."""
+    (row,) = (row for row in history["epochs"] if row["epoch"] == history["best_epoch"])
+    return row

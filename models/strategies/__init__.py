@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from models.strategies.base import REPLAY_HEAD, TARGET_HEAD, Strategy, Target, TrainingData
 from models.strategies.frozen import Frozen
@@ -16,8 +16,11 @@ AnyStrategy = Annotated[
     Field(discriminator="kind"),
 ]
 
+STRATEGY: TypeAdapter[AnyStrategy] = TypeAdapter(AnyStrategy)
+
 __all__ = [
     "REPLAY_HEAD",
+    "STRATEGY",
     "TARGET_HEAD",
     "AnyStrategy",
     "FromScratch",

@@ -11,13 +11,14 @@ from flows import forms
 from flows.distil import distil
 from flows.finetune import finetune
 from flows.revalidate import revalidate
+from flows.sweep import sweep
 from flows.validate import validate
 from models.campaign import Campaign
 from models.distillation.students import AnyStudent
 from models.e0s import E0Policy
 
 PLAIN = ("string", "number", "boolean", "array", "object")
-FLOWS = {flow.name: flow for flow in (finetune, distil, validate, revalidate)}
+FLOWS = {flow.name: flow for flow in (finetune, sweep, distil, validate, revalidate)}
 
 
 @pytest.fixture(params=FLOWS, scope="module")
@@ -41,7 +42,7 @@ def test_every_field_is_flat(schema: dict[str, Any]) -> None:
 
 def test_only_the_model_has_to_be_filled_in() -> None:
     required = {name: parameter_schema(flow).model_dump()["required"] for name, flow in FLOWS.items()}
-    assert required == {"finetune": [], "distil": [], "validate": ["model"], "revalidate": []}
+    assert required == {"finetune": [], "sweep": [], "distil": [], "validate": ["model"], "revalidate": []}
 
 
 def test_a_field_that_several_flows_ask_for_is_the_same() -> None:
@@ -51,7 +52,7 @@ def test_a_field_that_several_flows_ask_for_is_the_same() -> None:
             shared.setdefault(name, []).append((parameter.default, parameter.annotation))
     for name, found in shared.items():
         assert all(default is found[0][0] and type_ == found[0][1] for default, type_ in found), name
-    assert len(shared["campaign"]) == 2
+    assert len(shared["campaign"]) == 3
 
 
 def test_the_choices_are_those_of_a_campaign() -> None:

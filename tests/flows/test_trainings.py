@@ -34,7 +34,7 @@ def two_trainings(mini: Path) -> tuple[Campaign, list[Training]]:
     naive = plan.candidates[0]
     longer = naive.optimisation.model_copy(update={"epochs": 60})
     strategy = naive.model_copy(update={"optimisation": longer})
-    return plan, [(strategy.seeded(seed), lessons) for seed in (1, 2)]
+    return plan, [Training(strategy.seeded(seed), lessons) for seed in (1, 2)]
 
 
 def eventually(condition: Callable[[], Any]) -> bool:

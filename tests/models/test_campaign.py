@@ -119,7 +119,7 @@ def change(content: dict[str, Any], place: str, value: Any) -> None:
         ("labels.units", {"energy": "eV"}, "labels.units.forces: is missing; add it"),
         ("labels.units.energy", "ev", "labels.units.energy: Input should be 'eV', 'meV'"),
         ("labels.level_of_theory", "", "labels.level_of_theory: String should have at least 1 character"),
-        ("candidates", [], "candidates: Tuple should have at least 1 item"),
+        ("candidates", [], "campaign: candidates: is missing; list strategies, or those to try in"),
         ("candidates", [{"kind": "naive"}] * 2, "campaign: candidates: two are called naive; remove one"),
         ("candidates.0.called", "student", "campaign: candidates: none can be called student; change"),
         ("candidates.0.called", "My Model", "candidates.0.naive.called: String should match pattern"),
