@@ -253,9 +253,9 @@ def _means(runs: Sequence[Training]) -> dict[str, Any]:
 
 def _said(runs: Sequence[Training], axis: Axis) -> str:
     """A mean and its standard deviation over seeds, in words."""
-    mean = f"{_mean(runs, axis):,.0f}" if axis == "parameters" else f"{_mean(runs, axis):.3g}"
+    mean = f"{_mean(runs, axis):,.0f}" if axis == "parameters" else f"{_mean(runs, axis):.1f}"
     spread = _means(runs).get(f"{axis}_spread")
-    return mean if spread is None else f"{mean} ± {spread:.2g}"
+    return mean if spread is None else f"{mean} ± {spread:.1f}"
 
 
 def _ranked(trainings: Sequence[Training], rung: Rung) -> list[Training]:
@@ -274,10 +274,10 @@ def _close_calls(sweep: Sweep, rung: Rung, trainings: Sequence[Training]) -> lis
     close = [t for t in ranked[stayed:] if _number(t.error) <= (1.0 + sweep.tolerance) * limit]
     if not close:
         return []
-    names = ", ".join(f"{t.trial} ({t.error:.3g})" for t in close)
+    names = ", ".join(f"{t.trial} ({t.error:.1f})" for t in close)
     return [
         f"Left out after rung {rung.number}, within {sweep.tolerance:.0%} of the last that went on "
-        f"({ranked[stayed - 1].trial}, {limit:.3g} meV/Å), so that chance may have decided: {names}."
+        f"({ranked[stayed - 1].trial}, {limit:.1f} meV/Å), so that chance may have decided: {names}."
     ]
 
 

@@ -39,6 +39,7 @@ _NOT_VARIED = {
     "optimisation.seed": "seeds are given in the sweep's own 'seeds'",
 }
 _DIGITS = 6  # of a number in a range
+_LONG = 1e6  # numbers above are not written out in a name
 
 
 class _Section(BaseModel):
@@ -331,9 +332,9 @@ def _text(value: Any) -> str:
     """A setting in a name, where there can be no point: 0.003 is 3e-3."""
     if not isinstance(value, float) or not math.isfinite(value):
         return json.dumps(value)
-    if value.is_integer():
+    if value.is_integer() and abs(value) < _LONG:
         return str(int(value))
-    sign, digits, exponent = Decimal(repr(value)).as_tuple()
+    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
     return f"{'-' if sign else ''}{''.join(map(str, digits))}e{exponent}"
 
 

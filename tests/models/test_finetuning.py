@@ -12,6 +12,7 @@ from models.graphs import graphs, predict
 from models.pseudolabels import pseudolabel, replay_set
 from models.strategies import Lora, Naive, PseudolabelledReplay, ReplayLora
 from models.training import Optimisation
+from models.training_state import ResumeError
 
 QUICK = Optimisation(learning_rate=0.003, ema_decay=0.5, epochs=2, max_edges=80)
 ONE = QUICK.model_copy(update={"epochs": 1})
@@ -38,8 +39,9 @@ def test_the_same_inputs_give_the_same_bytes(strategy, files, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         made.append(fine_tune(strategy, files, "GFN2-xTB", {"name": "water"}, tmp_path / name))
-    assert made[0].keys() == made[1].keys() == {"checkpoint", "history"}
-    assert all(made[0][role].read_bytes() == made[1][role].read_bytes() for role in made[0])
+    assert made[0].keys() == made[1].keys() == {"checkpoint", "history", "cost", "state"}
+    assert all(made[0][role].read_bytes() == made[1][role].read_bytes() for role in ("checkpoint", "history"))
+    assert json.loads(made[0]["cost"].read_text())["cpu_seconds"] > 0
     specialist = potentials.load(made[0]["checkpoint"])
     levels = {"replay": "none"} if isinstance(strategy, ReplayLora) else {}
     assert dict(specialist.level_of_theory) == levels | {"target": "GFN2-xTB"}
@@ -51,6 +53,28 @@ def test_the_same_inputs_give_the_same_bytes(strategy, files, tmp_path):
     assert (history["trained_parameters"] == whole) == isinstance(strategy, Naive)
     assert [row["epoch"] for row in history["epochs"]] == [0, 1, 2]
     assert 0 <= history["best_epoch"] <= 2
+
+
+def test_going_on_from_fewer_epochs_gives_the_bytes_of_all_at_once(files, tmp_path):
+    assert ONE.begins(QUICK)
+    made = {}
+    for name, optimisation, before in (("one", ONE, None), ("more", QUICK, "one"), ("all", QUICK, None)):
+        (tmp_path / name).mkdir()
+        start = made[before]["state"] if before else None
+        made[name] = fine_tune(
+            Naive(optimisation=optimisation), files, "GFN2-xTB", {}, tmp_path / name, goes_on_from=start
+        )
+    for role in ("checkpoint", "history"):
+        assert made["more"][role].read_bytes() == made["all"][role].read_bytes()
+        assert made["more"][role].read_bytes() != made["one"][role].read_bytes()
+
+
+def test_a_state_of_another_training_is_not_gone_on_from(files, tmp_path):
+    made = fine_tune(Naive(optimisation=ONE), files, "GFN2-xTB", {}, tmp_path)
+    (tmp_path / "other").mkdir()
+    other = Naive(optimisation=QUICK.model_copy(update={"learning_rate": 0.001}))
+    with pytest.raises(ResumeError, match="learning_rate"):
+        fine_tune(other, files, "GFN2-xTB", {}, tmp_path / "other", goes_on_from=made["state"])
 
 
 @pytest.mark.parametrize("strategy", [Naive(optimisation=ONE), PseudolabelledReplay(optimisation=ONE)])
