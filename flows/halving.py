@@ -1,7 +1,7 @@
 """The order of a sweep: train all trials a little, the better ones longer, and recommend one."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 from flows.specialist import Given, replayed, taught
 from flows.trainings import Training, attempt
@@ -77,20 +77,20 @@ def climb(
         found = {k: future.result() for k, future in measured.items()}
     trained, states_now = [], {}
     for k, ((trial, seed), training, one) in enumerate(zip(runs, wanted, made, strict=True)):
-        run: dict[str, Any] = {
-            "trial": trial.name,
-            "rung": rung.number,
-            "epochs": rung.epochs(trial),
-            "seed": seed,
-            "goes_on": training.goes_on_from is not None,
-        }
+        run = Trained(
+            trial=trial.name,
+            rung=rung.number,
+            epochs=rung.epochs(trial),
+            seed=seed,
+            goes_on=training.goes_on_from is not None,
+        )
         if not isinstance(one, Exception):
-            ids = {role: one[role] for role in ("history", "checkpoint")}
-            trained.append(Trained(**run, **ids, retention=found[k]))
+            run = replace(run, history=one["history"], checkpoint=one["checkpoint"], retention=found[k])
             if seed == first and "state" in one:
                 states_now[trial.name] = one["state"]
         elif isinstance(one, FAILURES) and not isinstance(one, Interrupted):
-            trained.append(Trained(**run, failure=f"{type(one).__name__}: {one}"))
+            run = replace(run, failure=f"{type(one).__name__}: {one}")
         else:
             raise one
+        trained.append(run)
     return trained, states_now
