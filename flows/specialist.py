@@ -119,10 +119,11 @@ def taught(plan: Campaign, given: Given, data: Mapping[str, str], start: str | N
 def assess(plan: Campaign, given: Given, specialist: Specialist) -> str:
     """The id of a specialist's acceptance."""
     checkpoint = specialist.checkpoint
+    files = {**given.files, "foundation": given.foundation}
     with interruptible():
-        examination = examine("champion", plan.simulation, plan.checks, checkpoint, given.files)
+        examination = examine("champion", plan.simulation, plan.checks, checkpoint, files)
         grounds: dict[Other, Ground] = {"foundation": foundation_ground(given, specialist.e0s)}
-        return accept(plan, "champion", checkpoint, given.files, examination, grounds)
+        return accept(plan, "champion", checkpoint, files, examination, grounds)
 
 
 def foundation_ground(given: Given, e0s: str) -> Ground:

@@ -20,11 +20,9 @@ from typing import Any
 
 import torch
 
+from models.checkpoints import SHIPPED as SHIPPED
 from models.heads import select_head
 from models.potentials import CheckpointError, Network, Potential, from_mace, header, load, save
-
-SHIPPED = Path(__file__).parent / "foundations"
-
 
 class FoundationError(ValueError):
     """A foundation that cannot be had; the message says what can be done."""

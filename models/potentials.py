@@ -1,11 +1,9 @@
 """MACE networks: build, save, load, change heads, export; with `models/mace_torch.py` the one adapter to it.
 
-A checkpoint is one safetensors file: the state dict, and under the single metadata key `temper`
-a canonical JSON of everything needed to build the network again. Loading runs no foreign code.
+How they are kept in files is in `models/checkpoints.py`.
 """
 
 import copy
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from safetensors import safe_open
-from safetensors.torch import save as serialised
 
-from models import devices
+from models import checkpoints, devices
+from models.checkpoints import CheckpointError as CheckpointError
+from models.checkpoints import header as header
 from models.networks import KINDS, EdgeNetwork
 
 # TorchScript would rewrite functions after their first calls, and round differently from then on: a
@@ -29,18 +27,12 @@ torch.jit.set_fusion_strategy([("STATIC", 0), ("DYNAMIC", 0)])
 Network = Any
 """A `ScaleShiftMACE` or an `EdgeNetwork`; torch types none of the attributes of mace's modules."""
 
-FORMAT = 1
-_METADATA_KEY = "temper"
 _IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
 _CLASSES = ("interaction_cls", "interaction_cls_first", "readout_cls")
 E0S = "atomic_energies_fn.atomic_energies"
 _ARRAYS = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift", "atomic_numbers")
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _GATES = {"silu": torch.nn.functional.silu, "tanh": torch.tanh, "abs": torch.abs, None: None}
-
-
-class CheckpointError(ValueError):
-    """A file that is not a checkpoint of ours, or not one that this version can read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,54 +147,51 @@ def set_e0s(network: Network, energies: np.ndarray) -> None:
 
 def save(potential: Potential, path: Path) -> None:
     """Write a checkpoint. The same weights and description always give the same bytes."""
-    header = {
-        "format": FORMAT,
+    checkpoints.write(path, description(potential), state(potential.network))
+
+
+def description(potential: Potential) -> dict[str, Any]:
+    """What a checkpoint says of a potential beside its weights."""
+    return {
         "architecture": architecture(potential.network),
         "dtype": str(potential.dtype).removeprefix("torch."),
         "level_of_theory": dict(potential.level_of_theory),
         "provenance": dict(potential.provenance),
     }
-    tensors = {
-        k: v.detach().cpu().contiguous() for k, v in potential.network.state_dict().items() if v.numel()
-    }
-    described = {_METADATA_KEY: json.dumps(header, sort_keys=True, allow_nan=False)}
-    path.write_bytes(serialised(tensors, described))  # save_file says of a full disk what nobody understands
 
 
-def header(path: Path) -> dict[str, Any]:
-    """The description in a checkpoint, without its weights; raises CheckpointError."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            described = (file.metadata() or {}).get(_METADATA_KEY)
-    except Exception as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
-    content = json.loads(described) if described is not None else None
-    if not isinstance(content, dict) or "architecture" not in content:
-        raise CheckpointError(f"{path}: a safetensors file, but not a Temper checkpoint")
-    if content["format"] > FORMAT:
-        raise CheckpointError(
-            f"{path}: checkpoint format {content['format']} is newer than {FORMAT}; update Temper"
-        )
-    return content
+def state(network: Network) -> dict[str, torch.Tensor]:
+    """What a checkpoint keeps of a network: every tensor that holds something, on the CPU."""
+    return {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if v.numel()}
 
 
 def load(path: Path, dtype: torch.dtype | None = None) -> Potential:
     """Read a checkpoint, in its own floating-point type or in `dtype`; raises CheckpointError."""
-    described = header(path)
+    described, weights = checkpoints.read(path)
     try:
         network = build(described["architecture"], dtype or _DTYPES[described["dtype"]])
     except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise CheckpointError(
             f"{path}: describes no network that can be built ({type(error).__name__}: {error})"
         ) from error
-    with safe_open(path, framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     _fill(network, weights, str(path))
     return Potential(
         network=network.eval(),
         level_of_theory=described["level_of_theory"],
         provenance=described["provenance"],
     )
+
+
+def taken(
+    described: Mapping[str, Any], weights: Mapping[str, torch.Tensor], wanted: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint in an architecture that has other heads or fewer elements."""
+    dtype = _DTYPES[described["dtype"]]
+    start = build(described["architecture"], dtype)
+    _fill(start, weights, "the foundation")
+    network = build(wanted, dtype)
+    take_weights(network, start)
+    return state(network)
 
 
 def _fill(network: Network, weights: Mapping[str, torch.Tensor], where: str) -> None:

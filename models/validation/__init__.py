@@ -7,6 +7,7 @@ from pydantic import Field, TypeAdapter
 from models.validation.accuracy import Accuracy, Imitation, Retention
 from models.validation.barriers import Barriers
 from models.validation.base import Check
+from models.validation.changes import Changes
 from models.validation.conservation import EnergyConservation
 from models.validation.consistency import Consistency
 from models.validation.cost import Speed
@@ -34,6 +35,7 @@ _Kinds = (
     | Barriers
     | Crystals
     | Speed
+    | Changes
 )
 
 AnyCheck = Annotated[_Kinds, Field(discriminator="kind")]

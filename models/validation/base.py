@@ -15,7 +15,9 @@ from models.datasets import read_structures
 from models.potentials import Potential
 from models.tracing import traced
 
-Role = Literal["test", "replay_test", "reference", "trajectories", "minima", "paths", "crystals", "teacher"]
+Role = Literal[
+    "test", "replay_test", "reference", "trajectories", "minima", "paths", "crystals", "teacher", "foundation"
+]
 """What a check may be measured on beside the checkpoint.
 
 `test`: labelled structures kept from training. `replay_test`: structures of the foundation's own ground
@@ -23,7 +25,7 @@ with labels. `reference`: frames of trajectories at the reference's level (info 
 where known, `time_fs`). `trajectories`: the dynamics that the acceptance has run from the reference's
 starts. `minima`: relaxed structures at the reference's level. `paths`: reaction paths (info keys `path`
 and `image`). `crystals`: relaxed crystals (info key `crystal`), with what is known of them. `teacher`: the
-checkpoint that a student learnt from.
+checkpoint that a student learnt from. `foundation`: the checkpoint that a specialist was fine-tuned from.
 """
 
 Number = float | None

@@ -9,7 +9,7 @@ import torch
 from ase import Atoms
 from safetensors.torch import load_file, save_file
 
-from models import potentials
+from models import checkpoints, potentials
 from models.dynamics import trajectories
 from models.graphs import Prediction, graphs, predict
 from models.heads import select_head, with_heads
@@ -75,8 +75,8 @@ def test_files_that_are_no_checkpoint_are_refused(tiny_foundation, tmp_path):
     for name in ("foreign", "trajectories"):
         with pytest.raises(CheckpointError, match=f"{name}: a safetensors file, but not a Temper checkpoint"):
             potentials.load(tmp_path / name)
-    newer = rewritten(tiny_foundation, tmp_path / "newer", format=potentials.FORMAT + 1)
-    with pytest.raises(CheckpointError, match="format 2 is newer than 1; update Temper"):
+    newer = rewritten(tiny_foundation, tmp_path / "newer", format=checkpoints.FORMAT + 1)
+    with pytest.raises(CheckpointError, match="format 3 is newer than 2; update Temper"):
         potentials.load(newer)
 
 
