@@ -13,11 +13,13 @@ from db.agent import who
 from db.canonical import JSON, plain
 from db.errors import AmbiguousArtifact, ConflictingMetadata, MissingFile, UnknownArtifact
 from db.session import insert_new, now, session
-from db.store import DamagedFile, store
+from db.store import DamagedFile, require_sha256, store
 from db.tables import AliasRow, ArtifactRow
 
 SHORTEST_PREFIX = 6
 CANDIDATES_SHOWN = 5
+NEEDS = "needs"
+"""The metadata field of a file that is of use only with another one: the id of that, an input of its step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,7 @@ def get(artifact_id: str) -> Artifact:
 def path(artifact_id: str) -> Path:
     """A read-only file with the bytes of an artifact, after they were found to have its hash.
 
+    What it needs is then on this machine too, and sound, under the same names as in every store.
     A process reads the bytes again only if the file looks different since. Reading 1 GB takes about a second.
 
     Raises:
@@ -135,13 +138,17 @@ def path(artifact_id: str) -> Path:
         DamagedFile: its bytes have changed.
         StoreUnavailable: the store cannot be reached.
     """
+    require_sha256(artifact_id)
+    with session(read_only=True) as s:
+        row = s.get(ArtifactRow, artifact_id)
     try:
-        return store().path(artifact_id)
+        found = store().path(artifact_id)
     except (MissingFile, DamagedFile) as error:
-        with session(read_only=True) as s:
-            row = s.get(ArtifactRow, artifact_id)
         label = titled(row) if row else f"artifact {artifact_id[:12]}"
         raise type(error)(f"{label}: {error}") from error
+    if row is not None and NEEDS in row.metadata_:
+        path(row.metadata_[NEEDS])
+    return found
 
 
 def find(text: str) -> Artifact:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from flows import export_cli, labels_cli, operate_cli, records_cli, reproduce_cli, store_cli
+from flows import diff_cli, export_cli, labels_cli, operate_cli, records_cli, reproduce_cli, store_cli
 from flows.console import err, out
 from flows.server import ensure_server
 
@@ -41,6 +41,7 @@ app.add_typer(operate_cli.app)
 app.add_typer(records_cli.app)
 app.add_typer(store_cli.app)
 app.add_typer(export_cli.app)
+app.add_typer(diff_cli.app)
 app.add_typer(labels_cli.app)
 app.add_typer(reproduce_cli.app)
 

@@ -77,15 +77,16 @@ def finetune(
         specialist = course.rounds[-1].specialist
 
     files, champion = given.files, specialist.checkpoint
+    own = given.specialist_files
     grounds: dict[Other, Ground] = {"foundation": foundation_ground(given, specialist.e0s)}
     with interruptible():
         # The champion's checks go on while its student is taught.
-        examination = examine("champion", plan.simulation, plan.checks, champion, files, beside=True)
+        examination = examine("champion", plan.simulation, plan.checks, champion, own, beside=True)
         starts = starts_from(files)
         dynamics = examination.trajectories or simulate("champion", plan.simulation, champion, starts)
         student = teach(plan, champion, specialist.data, dynamics)
 
-        champion_acceptance = accept(plan, "champion", champion, files, examination, grounds)
+        champion_acceptance = accept(plan, "champion", champion, own, examination, grounds)
         engine, taught_files = student["checkpoint"], {**files, "teacher": champion}
         examination = examine("engine", plan.simulation, plan.checks, engine, taught_files)
         grounds["teacher"] = (champion, files)

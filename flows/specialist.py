@@ -37,6 +37,11 @@ class Given:
         """What a checkpoint is measured on, by role; the same throughout a campaign."""
         return measured_on(self.data, self.replay, self.evidence)
 
+    @property
+    def specialist_files(self) -> dict[str, str]:
+        """The same for a specialist, with what it was fine-tuned from."""
+        return {**self.files, "foundation": self.foundation}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Specialist:
@@ -119,7 +124,7 @@ def taught(plan: Campaign, given: Given, data: Mapping[str, str], start: str | N
 def assess(plan: Campaign, given: Given, specialist: Specialist) -> str:
     """The id of a specialist's acceptance."""
     checkpoint = specialist.checkpoint
-    files = {**given.files, "foundation": given.foundation}
+    files = given.specialist_files
     with interruptible():
         examination = examine("champion", plan.simulation, plan.checks, checkpoint, files)
         grounds: dict[Other, Ground] = {"foundation": foundation_ground(given, specialist.e0s)}

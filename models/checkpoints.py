@@ -5,10 +5,10 @@ JSON of everything needed to build the network again. Reading it runs no foreign
 
 In a *delta* the description names the sha256 of another checkpoint's file, its foundation, and only what is
 different is stored: of a changed tensor NAME the flat positions `NAME/index` (int32, ascending) and the new
-values `NAME/value`; tensors that are new, of another shape or changed nearly everywhere are stored whole under
-their name; the rest is the foundation's. A foundation of more elements, or with fewer heads, is first brought
-into the architecture of the delta, as fine-tuning does it. What is rebuilt is compared with the sha256 of the
-whole checkpoint, so that a delta either gives its very bytes or an error.
+values `NAME/value`; tensors that are new, of another shape or changed nearly everywhere are stored whole. The
+rest is the foundation's, which is first brought into the architecture of the delta where it has more elements
+or fewer heads, as fine-tuning does it. What is rebuilt is compared with the sha256 of the whole checkpoint: a
+delta gives its very bytes, or an error.
 """
 
 import hashlib
@@ -41,14 +41,13 @@ class CheckpointError(ValueError):
     """A file that is not a checkpoint of ours, or not one that this version can read."""
 
 
+class NotACheckpoint(CheckpointError):
+    """A safetensors file of something else."""
+
+
 def header(path: Path) -> dict[str, Any]:
     """The description in a checkpoint, without its weights; raises CheckpointError."""
     return _read(path, weights=False)[0]
-
-
-def is_delta(path: Path) -> bool:
-    """Whether a checkpoint is stored as a change of another one; raises CheckpointError."""
-    return "delta" in header(path)
 
 
 def foundation_of(path: Path) -> str | None:
@@ -123,7 +122,13 @@ def aligned(described: Mapping[str, Any], weights: Tensors, wanted: Mapping[str,
     old, new = (it["architecture"] for it in (described, wanted))
     same = old.get("atomic_numbers") == new.get("atomic_numbers") and len(old["heads"]) == len(new["heads"])
     otherwise = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)} - _TABLES
-    if same or otherwise or described["dtype"] != wanted["dtype"] or len(old["heads"]) > 1 or "network" in old:
+    if (
+        same
+        or otherwise
+        or described["dtype"] != wanted["dtype"]
+        or len(old["heads"]) > 1
+        or "network" in old
+    ):
         return weights
     if not set(new["atomic_numbers"]) <= set(old["atomic_numbers"]):
         return weights
@@ -148,7 +153,7 @@ def _read(path: Path, *, weights: bool = True) -> tuple[dict[str, Any], Tensors]
     except Exception as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
     if not isinstance(content, dict) or "architecture" not in content:
-        raise CheckpointError(f"{path}: a safetensors file, but not a Temper checkpoint")
+        raise NotACheckpoint(f"{path}: a safetensors file, but not a Temper checkpoint")
     if content["format"] > FORMAT:
         raise CheckpointError(
             f"{path}: checkpoint format {content['format']} is newer than {FORMAT}; update Temper"
@@ -163,16 +168,18 @@ def _bytes(described: Mapping[str, Any], weights: Tensors) -> bytes:
 def _applied(base: Tensors, stored: Tensors, dropped: list[str], path: Path) -> Tensors:
     """The foundation's tensors with what is stored put in their place."""
     weights = {name: tensor for name, tensor in base.items() if name not in dropped}
-    for name, tensor in stored.items():
-        if name.endswith(_VALUE):
-            name = name.removesuffix(_VALUE)
+    for key, tensor in stored.items():
+        if key.endswith(_VALUE):
+            name = key.removesuffix(_VALUE)
             index = stored[name + _INDEX].long()
             if name not in base or (len(index) and int(index.max()) >= base[name].numel()):
-                raise CheckpointError(f"{path}: changes {name}, which its foundation has not, or not so large")
+                raise CheckpointError(
+                    f"{path}: changes {name}, which its foundation has not, or not so large"
+                )
             weights[name] = base[name].clone().contiguous()
             weights[name].view(-1)[index] = tensor
-        elif not name.endswith(_INDEX):
-            weights[name] = tensor
+        elif not key.endswith(_INDEX):
+            weights[key] = tensor
     return weights
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
+from models import checkpoints
+from models.checkpoints import NotACheckpoint
 from models.datasets import read_structures
 
 _LEAST = 1e-2  # the least unit of a difference: what is next to nothing may be next to nothing else
@@ -75,13 +77,19 @@ def _numeric(array: np.ndarray) -> bool:
 
 
 def _tensors(path: Path) -> dict[str, Value]:
-    """The tensors of a checkpoint or of trajectories, and what their header says."""
-    with safe_open(path, framework="numpy") as file:
-        values: dict[str, Value] = {
-            f"tensor {name}": (file.get_tensor(name), 1.0 if name.endswith(_IN_DYNAMICS) else None)
-            for name in file.keys()  # noqa: SIM118
-        }
-        header = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
+    """The tensors of a checkpoint, in either form, or of trajectories, and what their header says."""
+    try:
+        described, weights = checkpoints.read(path)
+        header: dict[str, Any] = {"temper": described}
+        tensors = {name: tensor.numpy() for name, tensor in weights.items()}
+    except NotACheckpoint:
+        with safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
+    values: dict[str, Value] = {
+        f"tensor {name}": (tensor, 1.0 if name.endswith(_IN_DYNAMICS) else None)
+        for name, tensor in tensors.items()
+    }
     return values | dict(_leaves("header", header))
 
 

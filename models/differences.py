@@ -99,7 +99,7 @@ class Pair:
 
 
 def of_files(before: Path, after: Path) -> Pair:
-    """Read two checkpoints. Raises CheckpointError where one cannot be read, or they have no layer in common."""
+    """Read two checkpoints; raises CheckpointError where that fails, or they have no layer in common."""
     described, weights = checkpoints.read(after)
     found = _pair(before, described, weights, build(described["architecture"]))
     if not any(_comparable(found.before.get(name), found.after[name]) for name in found.trained):

@@ -24,6 +24,7 @@ from models.checkpoints import SHIPPED as SHIPPED
 from models.heads import select_head
 from models.potentials import CheckpointError, Network, Potential, from_mace, header, load, save
 
+
 class FoundationError(ValueError):
     """A foundation that cannot be had; the message says what can be done."""
 

@@ -2,9 +2,9 @@
 
 Each group of weights (a layer, a degree l, a path, an element, …) is compared with a random mask of the same
 size: one that changes as many weights of every layer as were changed, but any of them. The number of changes
-that fall into a group is then a sum of hypergeometric numbers, one for every layer, so the test is exact. Layers
-themselves are compared with a mask over the whole network. p-values are two-sided, and adjusted for the number
-of groups (Benjamini & Hochberg, J. R. Stat. Soc. B 57, 289, 1995).
+that fall into a group is then a sum of hypergeometric numbers, one for every layer, so the test is exact.
+Layers themselves are compared with a mask over the whole network. p-values are two-sided, and adjusted for
+the number of groups (Benjamini & Hochberg, J. R. Stat. Soc. B 57, 289, 1995).
 """
 
 import math
@@ -14,19 +14,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special, stats
 
-from models.validation.base import Line, Plot, Table
 from models.weight_labels import DIMENSIONS, Labels, TensorLabels
 
 LAYER = "layer"
 DEGREE_OF_ELEMENT = "degree of element"
 LEVEL = 0.05
+FEW = 16  # groups of one dimension: of more only those that stand out are listed
 SPARSE = 0.5  # of the weights: a change of more of them has no pattern worth a figure
 
 _LEAST_P = 1e-15  # the precision of the sums
 _WIDTH = 12.0  # standard deviations to either side, beyond which nothing is summed
 _UNLIKELY = 1e-6  # of no change at all: then an element was not trained
-_MOST_BARS = 40
-_FEW = 16  # groups of one kind that a table lists whether they stand out or not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +89,16 @@ class Pattern:
     @property
     def sparse(self) -> bool:
         """Whether there is a pattern to look at: something changed, and not nearly everything."""
-        return 0 < self.changed and self.share <= SPARSE
+        return self.changed > 0 and self.share <= SPARSE
 
     def of(self, dimension: str) -> list[Group]:
         """The groups of one dimension."""
         return [group for group in self.groups if group.dimension == dimension]
+
+    @property
+    def listed(self) -> list[Group]:
+        """Every group of the dimensions with few, and those that stand out of the others."""
+        return [group for group in self.groups if group.stands_out or len(self.of(group.dimension)) <= FEW]
 
     @property
     def outstanding(self) -> list[Group]:
@@ -123,7 +126,9 @@ def pattern(
     layers = {name.removesuffix(".weight"): (mask.size, int(mask.sum())) for name, mask in masks.items()}
     groups = _compared(LAYER, [layers])
     for dimension in DIMENSIONS:
-        strata = [_counts(kept[name][dimension], mask) for name, mask in masks.items() if dimension in kept[name]]
+        strata = [
+            _counts(kept[name][dimension], mask) for name, mask in masks.items() if dimension in kept[name]
+        ]
         groups += _compared(dimension, strata)
     groups += _compared(
         DEGREE_OF_ELEMENT,
@@ -221,10 +226,11 @@ def _group(dimension: str, name: str, strata: Sequence[_Stratum]) -> Group:
         return group
     found, drawn = (sum(row[i] for row in telling) for i in (3, 1))
     chance = sum(drawn * n / whole for whole, drawn, n, _ in telling)
+    low, high = _proportion(found, drawn)
     return replace(
         group,
         enrichment=found / chance,
-        interval=tuple(share * drawn / chance for share in _proportion(found, drawn)),
+        interval=(low * drawn / chance, high * drawn / chance),
         p=_two_sided([row[:3] for row in telling], found),
     )
 
@@ -237,7 +243,7 @@ def _proportion(found: int, drawn: int) -> tuple[float, float]:
 
 
 def _two_sided(strata: Sequence[tuple[int, int, int]], found: int) -> float:
-    """Twice the smaller tail of a sum of hypergeometric numbers, of (weights, drawn, weights of the group)."""
+    """Twice the smaller tail of a sum of hypergeometric numbers: of weights, drawn, those of the group."""
     total, start = np.ones(1), 0  # probabilities of start, start + 1, …
     for whole, drawn, n in strata:
         mean = drawn * n / whole
@@ -262,44 +268,3 @@ def _log_probability(k: np.ndarray, whole: int, n: int, drawn: int) -> np.ndarra
 
     result: np.ndarray = choose(n, k) + choose(whole - n, drawn - k) - choose(whole, drawn)
     return result
-
-
-def plots(found: Pattern) -> list[Plot]:
-    """The shares of changed weights by dimension, and what chance would have made of each."""
-    return [
-        Plot(
-            title=f"By {dimension}",
-            x_label="",
-            y_label="changed weights, %",
-            lines=[
-                Line(x=names, y=[100.0 * g.share for g in groups]),
-                Line(x=names, y=[100.0 * g.expected / g.weights for g in groups], name="by chance"),
-            ],
-            kind="bars" if len(groups) <= _MOST_BARS else "points",
-        )
-        for dimension in (*DIMENSIONS, DEGREE_OF_ELEMENT, LAYER)
-        if len(groups := found.of(dimension)) > 1
-        for names in [[g.name for g in groups]]
-    ]
-
-
-def table(found: Pattern) -> Table:
-    """Every group of the dimensions with few, and those that stand out of the others."""
-    shown = [g for g in found.groups if g.stands_out or len(found.of(g.dimension)) <= _FEW]
-    return Table(
-        title="Changed weights by what they belong to",
-        columns=["", "", "weights", "changed, %", "by chance, %", "times chance", "95 %", "p, adjusted"],
-        rows=[
-            [
-                g.dimension,
-                g.name + (" *" if g.stands_out else ""),
-                g.weights,
-                100.0 * g.share,
-                100.0 * g.expected / g.weights,
-                g.enrichment,
-                "–" if g.interval is None else f"{g.interval[0]:.3g} to {g.interval[1]:.3g}",
-                g.adjusted,
-            ]
-            for g in shown
-        ],
-    )

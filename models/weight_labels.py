@@ -15,7 +15,7 @@ DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of one tensor's weights in one dimension: `names`, and per weight (n,) which, or −1 for none."""
+    """Labels of one tensor's weights in one dimension: `names`, and per weight (n,) which; −1: none."""
 
     names: tuple[str, ...]
     codes: np.ndarray
@@ -25,13 +25,13 @@ TensorLabels = dict[Dimension, Labels]
 
 
 def labels(network: Network) -> dict[str, TensorLabels]:
-    """By name of each parameter of a network what its weights belong to; a network that is no MACE has nothing.
+    """By parameter what its weights belong to; of a network that is no MACE nothing is known.
 
-    `degree` is the l of the irreps that a weight mixes; in a convolution, whose weights a radial network gives,
-    that of the edge's spherical harmonic; in a symmetric contraction the highest of those it couples. `path`
-    names the irreps that go in and come out; elements, which are scalars, are not named. `element` is that of
-    an embedding's row (the atom that sends), of a skip product and of a contraction (the atom that receives).
-    Weights of a pair of elements are in no MACE. `radial function` is the number of a basis function that
+    `degree` is the l of the irreps that a weight mixes; in a convolution, whose weights a radial network
+    gives, that of the edge's spherical harmonic; in a symmetric contraction the highest that it couples.
+    `path` names the irreps that go in and come out, but for the elements, which are scalars. `element` is
+    that of an embedding's row, of a skip product and of a contraction (there of the atom that receives). No
+    weight of a MACE belongs to a pair of elements. `radial function` is the number of the basis function that
     enters a radial network, `radial channel` the feature channel that a weight of its last layer scales.
     """
     found: dict[str, TensorLabels] = {name: {} for name, _ in network.named_parameters()}
@@ -42,8 +42,8 @@ def labels(network: Network) -> dict[str, TensorLabels]:
         for tensor, given in _of_module(name, module, symbols):
             if tensor in found:
                 found[tensor] = given
+    bessel = int(network.radial_embedding.out_dim)
     for number, block in enumerate(network.interactions):
-        bessel = int(network.radial_embedding.out_dim)
         for tensor, given in _of_radial(f"interactions.{number}", block, bessel):
             found.setdefault(tensor, {}).update(given)
     return found
@@ -59,9 +59,9 @@ def _of_module(name: str, module: Any, symbols: tuple[str, ...]) -> Iterator[tup
 
     weights = f"{name}.weight"
     if isinstance(module, mace_torch.o3.Linear):
-        embedding = name.endswith("embedding.linear") or name.endswith(("source_embedding", "target_embedding"))
-        if embedding:
-            yield weights, {"element": _axis(symbols, (len(symbols), module.weight_numel // len(symbols)), 0)}
+        if name.endswith(("embedding.linear", "source_embedding", "target_embedding")):
+            shape = (len(symbols), module.weight_numel // len(symbols))
+            yield weights, {"element": _axis(symbols, shape, 0)}
             return
         ends = [
             (module.irreps_in[p.i_in].ir, module.irreps_out[p.i_out].ir, p.path_shape)
@@ -81,22 +81,16 @@ def _of_module(name: str, module: Any, symbols: tuple[str, ...]) -> Iterator[tup
             given["element"] = Labels(symbols, np.concatenate(parts))
         yield weights, given
     elif isinstance(module, mace_torch.modules.SymmetricContraction):
-        for number, (contraction, (_, out)) in enumerate(
-            zip(module.contractions, module.irreps_out, strict=True)
-        ):
+        contraction: Any
+        for number, (contraction, out) in enumerate(zip(module.contractions, module.irreps_out, strict=True)):
             start = f"{name}.contractions.{number}"
             for order in range(1, contraction.correlation + 1):
-                tensor = (
-                    contraction.weights_max
-                    if order == contraction.correlation
-                    else contraction.weights[contraction.correlation - 1 - order]
-                )
-                part = "weights_max" if order == contraction.correlation else (
-                    f"weights.{contraction.correlation - 1 - order}"
-                )
+                lower = contraction.correlation - 1 - order
+                tensor = contraction.weights_max if lower < 0 else contraction.weights[lower]
                 if tensor.numel():
                     coupled = _coupled(contraction.U_tensors(order), order, module.irreps_in)
-                    yield f"{start}.{part}", _of_contraction(tensor.shape, coupled, str(out), symbols)
+                    part = "weights_max" if lower < 0 else f"weights.{lower}"
+                    yield f"{start}.{part}", _of_contraction(tensor.shape, coupled, str(out.ir), symbols)
 
 
 def _of_paths(paths: Iterable[tuple[int, str, tuple[int, ...]]]) -> TensorLabels:
@@ -104,7 +98,7 @@ def _of_paths(paths: Iterable[tuple[int, str, tuple[int, ...]]]) -> TensorLabels
     listed = list(paths)
     sizes = [int(np.prod(shape)) for *_, shape in listed]
     return {
-        "degree": _repeated([degree(l) for l, *_ in listed], sizes),
+        "degree": _repeated([degree(number) for number, *_ in listed], sizes),
         "path": _repeated([path for _, path, _ in listed], sizes),
     }
 
@@ -112,8 +106,8 @@ def _of_paths(paths: Iterable[tuple[int, str, tuple[int, ...]]]) -> TensorLabels
 def _of_contraction(
     shape: tuple[int, ...], coupled: list[tuple[int, ...]], out: str, symbols: tuple[str, ...]
 ) -> TensorLabels:
-    """Labels of weights (elements, paths, channels); those of a contraction for all elements have none of it."""
-    paths = [f"{'·'.join(str(l) for l in degrees)} → {out}" for degrees in coupled]
+    """Labels of weights (elements, paths, channels); a contraction for all elements has one row."""
+    paths = [f"{'·'.join(str(number) for number in degrees)} → {out}" for degrees in coupled]
     given: TensorLabels = {
         "degree": _named([degree(max(degrees, default=0)) for degrees in coupled], shape, 1),
         "path": _named(paths, shape, 1),
@@ -132,8 +126,11 @@ def _coupled(coupling: Any, order: int, irreps: Any) -> list[tuple[int, ...]]:
     for path in np.moveaxis(array, -1, 0):
         combined = {tuple(sorted(of_component[list(at)].tolist())) for at in np.argwhere(path)}
         # A reduced basis may mix several couplings in one path: then the degrees of all of them.
-        one = len(combined) == 1
-        found.append(next(iter(combined)) if one else tuple(sorted({l for c in combined for l in c})))
+        found.append(
+            next(iter(combined))
+            if len(combined) == 1
+            else tuple(sorted({number for one in combined for number in one}))
+        )
     return found
 
 

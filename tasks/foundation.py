@@ -1,6 +1,7 @@
 """The foundation of a campaign, as a checkpoint on record."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from prefect import task
 
@@ -9,7 +10,7 @@ from db.errors import ProvenanceError
 from db.steps import Output
 from models import foundation
 from models.campaign import Campaign, FoundationChoice
-from models.potentials import header
+from models.checkpoints import foundation_of, header
 from tasks.children import in_child
 from tasks.records import Kind, Recipe, checkpoint, made
 
@@ -18,6 +19,10 @@ from tasks.records import Kind, Recipe, checkpoint, made
 def resolve_foundation(choice: FoundationChoice) -> str:
     """The id of the foundation's checkpoint; one head is chosen where it has several."""
     file = foundation.locate(choice.name)
+    if file is not None and file.suffix == ".safetensors" and foundation_of(file) is not None:
+        with TemporaryDirectory() as scratch:  # a change of something else does not stand on its own
+            whole = in_child(foundation.save_resolved, choice.name, choice.head, Path(scratch))
+            return artifacts.import_file(whole, "foundation", file.stem, known(whole)).id
     if file is not None and file.suffix == ".safetensors" and len(header(file)["level_of_theory"]) == 1:
         return artifacts.import_file(file, "foundation", file.stem, known(file)).id
     foundation.admit(choice.name, trust.trusted)  # before a copy of it is kept

@@ -42,7 +42,8 @@ def judge(
     left_out = {
         check.kind: why
         for check in campaign.checks
-        if (why := acceptance.lacking(check, (*files, "trajectories"))) and {"teacher", "foundation"}.isdisjoint(check.needs)
+        if (why := acceptance.lacking(check, (*files, "trajectories")))
+        and {"teacher", "foundation"}.isdisjoint(check.needs)
     }
     compared = {other: theirs is not None for other, theirs in others.items()}
 

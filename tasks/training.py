@@ -7,8 +7,9 @@ from pathlib import Path
 from prefect import task
 
 from db import artifacts, licences
+from db.artifacts import NEEDS
 from db.steps import Output
-from models import e0s, finetuning
+from models import checkpoints, e0s, finetuning
 from models.campaign import Campaign
 from models.e0s import E0Policy
 from models.strategies import STRATEGY, TARGET_HEAD, AnyStrategy
@@ -98,7 +99,8 @@ def _fine_tune(recipe: Recipe, work: Path, goes_on_from: Path | None = None) -> 
             goes_on_from=goes_on_from,
             on_progress=show,
         )
-    return fitted(files, recipe, said)
+    kept = in_child(checkpoints.smallest, files["checkpoint"], recipe.file("foundation"))
+    return fitted({**files, "checkpoint": kept}, recipe, said)
 
 
 FINE_TUNE = Kind(name="fine_tune", version=2, compute=_fine_tune)
@@ -117,8 +119,9 @@ def _level(recipe: Recipe, role: str = "train") -> str:
 def fitted(files: Mapping[str, Path], recipe: Recipe, said: dict[str, str]) -> dict[str, Output]:
     """A checkpoint, its history and, where the recipe names it, the training's state as outputs."""
     cost = json.loads(files["cost"].read_text(encoding="utf-8"))
+    base = checkpoints.foundation_of(files["checkpoint"])
     known = {
-        "checkpoint": ("checkpoint", said),
+        "checkpoint": ("checkpoint", said if base is None else {**said, NEEDS: base}),
         "history": ("history", cost),
         "state": ("training-state", {}),
     }
