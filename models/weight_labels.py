@@ -11,6 +11,8 @@ from models.potentials import Network
 
 Dimension = Literal["degree", "path", "element", "radial function", "radial channel"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
+NUMBERED = ("radial function", "radial channel")
+"""Dimensions whose labels are numbers."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """What a fine-tuning changed of its foundation, weight by weight, and where in the network."""
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from models.differences import difference, of_potential
-from models.pattern import DEGREE_OF_ELEMENT, LAYER, SPARSE, Pattern, pattern
+from models.differences import Difference, difference, of_potential
+from models.pattern import DEGREE_OF_ELEMENT, SPARSE, Group, Pattern, pattern
 from models.validation.base import Check, Figure, Finding, Line, Plot, Quantity, Role, Subject, Table
-from models.weight_labels import DIMENSIONS, labels
-
-_MOST_BARS = 40  # of more groups only points are drawn
+from models.weight_labels import DIMENSIONS, NUMBERED, labels
 
 
 class Changes(Check):
@@ -38,29 +37,45 @@ class Changes(Check):
                 f"No weight of {', '.join(found.left_out)} was trained; without these elements "
                 f"{100.0 * found.share:.3g} % changed, and the pattern is of the others."
             )
+        by_layer = _layers(whole)
         if not found.sparse:
             said = f"more than {100.0 * SPARSE:.0f} % changed" if found.changed else "nothing changed"
-            return Finding(figures=figures, notes=[*notes, f"There is no pattern to look at: {said}."])
-        return Finding(figures=figures, plots=_plots(found), tables=[_table(found)], notes=notes)
+            notes.append(f"There is no pattern to look at: {said}.")
+            return Finding(figures=figures, tables=[by_layer], notes=notes)
+        return Finding(figures=figures, plots=_plots(found), tables=[_table(found), by_layer], notes=notes)
 
 
 def _plots(found: Pattern) -> list[Plot]:
     """The shares of changed weights by dimension, and what chance would have made of each."""
-    return [
-        Plot(
-            title=f"By {dimension}",
-            x_label="",
-            y_label="changed weights, %",
-            lines=[
-                Line(x=names, y=[100.0 * g.share for g in groups]),
-                Line(x=names, y=[100.0 * g.expected / g.weights for g in groups], name="by chance"),
-            ],
-            kind="bars" if len(groups) <= _MOST_BARS else "points",
-        )
-        for dimension in (*DIMENSIONS, DEGREE_OF_ELEMENT, LAYER)
-        if len(groups := found.of(dimension)) > 1
-        for names in [[g.name for g in groups]]
-    ]
+    shown = {dimension: found.of(dimension) for dimension in (*DIMENSIONS, DEGREE_OF_ELEMENT)}
+    return [_plot(dimension, groups) for dimension, groups in shown.items() if len(groups) > 1]
+
+
+def _plot(dimension: str, groups: Sequence[Group]) -> Plot:
+    names = [group.name for group in groups]
+    along = [float(name) for name in names] if dimension in NUMBERED else names
+    return Plot(
+        title=f"By {dimension}",
+        x_label=dimension if dimension in NUMBERED else "",
+        y_label="changed weights, %",
+        lines=[
+            Line(x=along, y=[100.0 * group.share for group in groups]),
+            Line(x=along, y=[100.0 * group.expected / group.weights for group in groups], name="by chance"),
+        ],
+        kind="points" if dimension in NUMBERED else "bars",
+    )
+
+
+def _layers(whole: Difference) -> Table:
+    """Every layer: how many of its weights changed, and how far."""
+    return Table(
+        title="Changed weights by layer",
+        columns=["", "weights", "changed, %", "largest change", "norm of the change over that before"],
+        rows=[
+            [one.name, one.weights, 100.0 * one.changed / one.weights, one.largest, one.relative]
+            for one in whole.layers
+        ],
+    )
 
 
 def _table(found: Pattern) -> Table:

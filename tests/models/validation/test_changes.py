@@ -24,7 +24,8 @@ def test_a_sparse_change_is_shown_with_its_pattern(subject):
     assert chance.name == "by chance"
     assert shares.y[0] > chance.y[0]
     assert shares.y[1] < chance.y[1]
-    (table,) = found.tables
+    table, layers = found.tables
+    assert dict(zip(layers.columns, layers.rows[0], strict=True))["changed, %"] == 0.0
     assert any(row[1].endswith("*") and row[0] == "degree" for row in table.rows)
     assert found.notes[0] == f"40 of {n_weights} weights are not the foundation's."
 
@@ -37,5 +38,6 @@ def test_of_a_dense_change_and_of_none_there_is_no_pattern(subject):
         parameter.data += 1.0
     dense = Changes().measure(subject)
     assert dense.figures["share"].value == 100.0
-    assert (list(dense.plots), list(dense.tables)) == ([], [])
+    assert list(dense.plots) == []
+    assert {row[2] for row in dense.tables[0].rows} == {100.0}
     assert "more than 50 % changed" in dense.notes[-1]
