@@ -45,8 +45,10 @@ def specialist(foundation: str, tmp_path: Path) -> tuple[str, bytes]:
         potentials.save(potential, whole)
         content.append(whole.read_bytes())
         (work / "history.json").write_text("{}")
+        (work / "cost.json").write_text("{}")
         kept = checkpoints.smallest(whole, recipe.file("foundation"))
-        return fitted({"checkpoint": kept, "history": work / "history.json"}, recipe, {})
+        files = {"history": work / "history.json", "cost": work / "cost.json"}
+        return fitted({"checkpoint": kept, **files}, recipe, {})
 
     names = {"checkpoint": "salt-sparse", "history": "salt-sparse-history"}
     recipe = Recipe(parameters={}, inputs={"foundation": foundation}, names=names)
