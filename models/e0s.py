@@ -85,10 +85,15 @@ class E0Fit:
 
 
 def refit(
-    foundation: Potential, frames: Sequence[Atoms], isolated: Sequence[Atoms], policy: E0Policy
+    foundation: Potential,
+    frames: Sequence[Atoms],
+    isolated: Sequence[Atoms],
+    policy: E0Policy,
+    others: Sequence[Atoms] = (),
 ) -> E0Fit:
     """E0s of the target level by `policy`, for every element of the foundation.
 
+    `others` are structures that the E0s will be used for; a warning says which of them they do not fit.
     Elements that are absent from the data and were not given keep the foundation's E0. `residual_before` and
     `residual_after` are RMS errors of the total energies, meV/atom, with the foundation's E0s and
     with these. Raises DataError where isolated atoms or explicit energies are asked for and one is
@@ -115,15 +120,33 @@ def refit(
         null_space=_null_space(counts, rank, elements),
         residual_before=_rms(residuals / n_atoms),
         residual_after=after,
-        warnings=_warnings(policy.policy, after),
+        warnings=_warnings(policy.policy, after, _outside(frames, others)),
     )
     for warning in fit.warnings:
         log.warning("E0s: %s", warning)
     return fit
 
 
-def _warnings(policy: str, residual: float) -> list[str]:
+def _outside(frames: Sequence[Atoms], others: Sequence[Atoms]) -> list[str]:
+    """Formulas of `others` whose compositions are no combination of those of `frames`."""
+    elements = sorted({int(z) for frame in (*frames, *others) for z in frame.numbers})
+    _, singular, right = np.linalg.svd(count_elements(frames, elements), full_matrices=False)
+    span = right[singular > _RANK_TOLERANCE * singular[0]]
+    asked = count_elements(others, elements).reshape(len(others), len(elements))
+    rest = np.abs(asked - asked @ span.T @ span).max(axis=1, initial=0.0)
+    return sorted(
+        {frame.get_chemical_formula() for frame, left in zip(others, rest, strict=True) if left > 1e-6}
+    )
+
+
+def _warnings(policy: str, residual: float, outside: Sequence[str]) -> list[str]:
     found = []
+    if policy in ("estimated", "average") and outside:
+        found.append(
+            f"the training structures do not fix the energies of {', '.join(outside)}: no combination of "
+            "their compositions gives these; add labels of more compositions, split by another key, or give "
+            "the energies of isolated atoms ('isolated_atoms', 'explicit')"
+        )
     if policy == "average":
         found.append(
             "the policy 'average' puts the atoms' binding into the E0s; it is only to be compared against, "
@@ -213,11 +236,16 @@ def _rms(per_atom: np.ndarray) -> float:
 
 
 def refit_file(
-    foundation: Path, train: Path, isolated: Path | None, policy: E0Policy, work: Path
+    foundation: Path,
+    train: Path,
+    isolated: Path | None,
+    policy: E0Policy,
+    work: Path,
+    others: Path | None = None,
 ) -> tuple[Path, E0Fit]:
     """`refit` from files to the file `e0s.json`, whose E0s and shifts are keyed by chemical symbol."""
-    atoms = read_structures(isolated) if isolated is not None else []
-    fit = refit(load(foundation), read_structures(train), atoms, policy)
+    atoms, further = ([] if path is None else read_structures(path) for path in (isolated, others))
+    fit = refit(load(foundation), read_structures(train), atoms, policy, further)
     content = asdict(fit)
     for key in ("e0s", "shifts"):
         content[key] = {chemical_symbols[z]: energy for z, energy in content[key].items()}

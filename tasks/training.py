@@ -23,9 +23,8 @@ from tasks.records import Kind, Recipe, made
 def refit_e0s(campaign: Campaign, foundation: str, data: Mapping[str, str], head: str = TARGET_HEAD) -> str:
     """The id of the E0s of this head's level of theory."""
     _, policy = campaign.level(head)
-    inputs = {"foundation": foundation, "train": data["train"]}
-    if "isolated" in data:
-        inputs["isolated"] = data["isolated"]
+    inputs = {"foundation": foundation}
+    inputs |= {role: data[role] for role in ("train", "valid", "isolated") if role in data}
     names = {"e0s": f"{prefix(campaign, head)}-e0s"}
     return made(REFIT_E0S, Recipe(parameters=policy.model_dump(), inputs=inputs, names=names))["e0s"]
 
@@ -34,7 +33,13 @@ def _refit(recipe: Recipe, work: Path) -> dict[str, Output]:
     files = recipe.files()
     policy = E0Policy.model_validate(recipe.parameters)
     path, fit = in_child(
-        e0s.refit_file, files["foundation"], files["train"], files.get("isolated"), policy, work
+        e0s.refit_file,
+        files["foundation"],
+        files["train"],
+        files.get("isolated"),
+        policy,
+        work,
+        files.get("valid"),
     )
     said = {
         "policy": fit.policy,

@@ -156,6 +156,19 @@ def test_e0s_that_do_not_belong_to_the_labels_are_reported(tiny_potential, caplo
     assert refit(tiny_potential, frames, [], E0Policy()).warnings == []
 
 
+def test_compositions_that_the_data_do_not_fix_are_named(tiny_potential, caplog):
+    frames = shifted(tiny_potential, [spread((2 * n, n, 0, 0)) for n in (1, 2)], (1.0, 4.0, 0.0, 0.0))
+    water, hydroxide, salt = spread((6, 3, 0, 0)), spread((1, 1, 0, 0)), spread((2, 1, 1, 0))
+    fit = refit(tiny_potential, frames, [], E0Policy(), [water, hydroxide, salt])
+    [warning] = fit.warnings
+    outside = ", ".join(sorted(a.get_chemical_formula() for a in (hydroxide, salt)))
+    assert f"do not fix the energies of {outside}: no combination" in warning
+    assert warning in caplog.text
+    assert refit(tiny_potential, frames, [], E0Policy(), [water]).warnings == []
+    given = E0Policy(policy="explicit", energies={"H": -13.6, "O": -430.0})
+    assert not any("do not fix" in said for said in refit(tiny_potential, frames, [], given, [salt]).warnings)
+
+
 def test_a_fit_becomes_a_file_and_comes_back(tiny_foundation, labelled_waters, tmp_path):
     write_structures(tmp_path / "train.xyz", labelled_waters)
     path, fit = refit_file(tiny_foundation, tmp_path / "train.xyz", None, E0Policy(), tmp_path)
