@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from models.graphs import graphs, predict
+from models.graphs import graphs, moments, predict
 from models.potentials import Potential
 from models.tracing import traced
 
@@ -15,13 +16,18 @@ from models.tracing import traced
 class PotentialCalculator(Calculator):
     """Energy (eV), forces (eV/Å) and, of periodic structures, stress (eV/Å³, Voigt order) of one head.
 
-    Without `head`, of the last one. Raises ValueError on an element that the potential does not know.
+    Of a potential with magnetic moments, the energy is that of the structure's initial moments, as they are;
+    `magmoms` (μB) have the magnitudes that it expects, and signs (N,) or directions (N, 3) as the initial
+    moments have them, positive where there are none. `results["magnetic_forces"]` are (N, 3), eV/μB. Without
+    `head`, of the last one. Raises ValueError on an element that the potential does not know.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012  (ASE's type)
 
     def __init__(self, potential: Potential, head: str | None = None) -> None:
         super().__init__()
+        if potential.magnetic:
+            self.implemented_properties = [*self.implemented_properties, "magmom", "magmoms"]
         self._potential = traced(potential)
         self._head = head
 
@@ -40,3 +46,15 @@ class PotentialCalculator(Calculator):
         self.results = {"energy": found.energy, "free_energy": found.energy, "forces": found.forces}
         if found.stress is not None:
             self.results["stress"] = full_3x3_to_voigt_6_stress(found.stress)
+        if found.magmoms is not None:
+            self.results["magnetic_forces"] = found.magnetic_forces
+            self.results["magmoms"] = pointed = _pointed(found.magmoms, moments(structure)[1])
+            self.results["magmom"] = pointed.sum(axis=0)
+
+
+def _pointed(magnitudes: np.ndarray, spins: np.ndarray) -> np.ndarray:
+    """Magnitudes (N,) with the signs or directions of `spins` (N, 3)."""
+    if not spins[:, :2].any():
+        return np.where(spins[:, 2] < 0.0, -1.0, 1.0) * magnitudes
+    lengths = np.linalg.norm(spins, axis=1, keepdims=True)
+    return magnitudes[:, None] * np.where(lengths > 0.0, spins / np.maximum(lengths, 1e-12), [0.0, 0.0, 1.0])

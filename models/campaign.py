@@ -42,6 +42,9 @@ class FoundationChoice(_Section):
 
     name: str = Field("temper-gfn1", description="a known name, or a path")
     head: str | None = Field(None, description="which head, where the foundation has several")
+    adopt: dict[str, str] = Field(
+        {}, description="elements that it does not know, each with the known one that it starts as a copy of"
+    )
 
 
 class Calculator(_Section):

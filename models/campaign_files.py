@@ -22,6 +22,7 @@ from models.datasets import (
     split,
 )
 from models.e0s import given_energies
+from models.heads import check_donors
 from models.permissions import Permissions
 from models.potentials import header
 from models.pseudolabels import has_labels
@@ -137,7 +138,7 @@ def examine(campaign: Campaign) -> None:
                 raise DataError(f"{path}, {error}") from None
     described = foundation.describe(campaign.foundation.name)
     if described is not None:
-        _check_elements(structures, described, campaign.foundation.name)
+        _check_elements(structures, described, campaign.foundation.name, campaign.foundation.adopt)
     if asking := [c.name for c in campaign.strategies if "original_train" in c.replay_parts.values()]:
         _examine_replay_labels(campaign, asking[0])
 
@@ -163,9 +164,17 @@ def check_known(campaign: Campaign, checkpoint: Path, name: str) -> None:
 
 
 def _check_elements(
-    structures: Mapping[Path, Sequence[Atoms]], described: Mapping[str, Any], model: str
+    structures: Mapping[Path, Sequence[Atoms]],
+    described: Mapping[str, Any],
+    model: str,
+    adopted: Mapping[str, str] | None = None,
 ) -> None:
     known = [chemical_symbols[z] for z in described["architecture"]["atomic_numbers"]]
+    try:
+        check_donors(adopted or {}, known)
+    except ValueError as error:
+        raise CampaignError(f"foundation.adopt: {error}") from None
+    known += adopted or {}
     for path, items in structures.items():
         check_elements(items, known, str(path), model)
 

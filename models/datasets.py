@@ -1,7 +1,8 @@
 """Labelled structures: read, check, normalise, split by trajectory.
 
-Inside Temper every label sits under `REF_energy` (info, eV), `REF_forces` (arrays, eV/Å) and
-`REF_stress` (info, eV/Å³), where no calculator swallows it.
+Inside Temper every label sits under `REF_energy` (info, eV), `REF_forces` (arrays, eV/Å), `REF_stress` (info,
+eV/Å³), `REF_magmoms` (arrays, μB: signed along one axis, or vectors) and `REF_magnetic_forces` (arrays,
+eV/μB), where no calculator swallows it.
 """
 
 import hashlib
@@ -27,6 +28,8 @@ FORCE_UNITS = {"eV/Å": 1.0, "meV/Å": 1e-3, "Hartree/Bohr": units.Hartree / uni
                "Rydberg/Bohr": units.Rydberg / units.Bohr,
                "kcal/mol/Å": units.kcal / units.mol, "kJ/mol/nm": 0.1 * units.kJ / units.mol}  # fmt: skip
 STRESS_UNITS = {"eV/Å³": 1.0, "GPa": units.GPa, "kbar": 0.1 * units.GPa}
+MAGNETIC_FORCE_UNITS = {"eV/μB": 1.0, "meV/μB": 1e-3}
+_OPTIONAL = ("stress", "magmoms", "magnetic_forces")
 PARTS = ("train", "valid", "test")
 Repeated = Literal["first", "last"]
 
@@ -43,6 +46,8 @@ class Keys(BaseModel):
     energy: str = "REF_energy"
     forces: str = "REF_forces"
     stress: str | None = None
+    magmoms: str | None = None
+    magnetic_forces: str | None = None
 
 
 class Units(BaseModel):
@@ -53,6 +58,8 @@ class Units(BaseModel):
     energy: Literal["eV", "meV", "Hartree", "Rydberg", "kcal/mol", "kJ/mol"]
     forces: Literal["eV/Å", "meV/Å", "Hartree/Bohr", "Rydberg/Bohr", "kcal/mol/Å", "kJ/mol/nm"]
     stress: Literal["eV/Å³", "GPa", "kbar"] | None = None
+    magmoms: Literal["μB"] | None = None
+    magnetic_forces: Literal["eV/μB", "meV/μB"] | None = None
 
 
 class Splitting(BaseModel):
@@ -113,11 +120,14 @@ def _survey(file: TextIO) -> None:
 def read_labels(path: Path, keys: Keys, given_units: Units) -> list[Atoms]:
     """Frames of `path` with their labels under the `REF_` keys, in eV and Å.
 
-    Raises DataError on a missing file, a missing, non-finite or misshapen label, or a stress key
-    without a unit.
+    Raises DataError on a missing file, a missing, non-finite or misshapen label, a key of stress or moments
+    without a unit, or magnetic forces without moments.
     """
-    if (keys.stress is None) != (given_units.stress is None):
-        raise DataError("labels: give both names.stress and units.stress, or neither")
+    for what in _OPTIONAL:
+        if (getattr(keys, what) is None) != (getattr(given_units, what) is None):
+            raise DataError(f"labels: give both names.{what} and units.{what}, or neither")
+    if keys.magnetic_forces is not None and keys.magmoms is None:
+        raise DataError("labels: magnetic forces are those on moments; give names.magmoms and units.magmoms")
     frames = read_structures(path)
     return [_normalised(frame, f"{path}, frame {i}", keys, given_units) for i, frame in enumerate(frames)]
 
@@ -146,6 +156,13 @@ def _normalised(frame: Atoms, where: str, keys: Keys, given_units: Units) -> Ato
     if keys.stress is not None and given_units.stress is not None:
         stress = as_matrix(_label(frame, where, "stress", keys.stress, [(6,), (9,), (3, 3)]))
         labelled.info["REF_stress"] = stress * STRESS_UNITS[given_units.stress]
+    if keys.magmoms is not None and not (isolated and keys.magmoms not in _available(frame)):
+        shapes = [(len(frame),), (len(frame), 3)]
+        labelled.arrays["REF_magmoms"] = _label(frame, where, "moments", keys.magmoms, shapes)
+        if keys.magnetic_forces is not None and given_units.magnetic_forces is not None:
+            on_moments = _label(frame, where, "magnetic forces", keys.magnetic_forces, [(len(frame), 3)])
+            scale = MAGNETIC_FORCE_UNITS[given_units.magnetic_forces]
+            labelled.arrays["REF_magnetic_forces"] = on_moments * scale
     return labelled
 
 
@@ -222,8 +239,13 @@ def fingerprint(atoms: Atoms) -> str:
 
 
 def entry(atoms: Atoms) -> Entry:
-    """A labelled structure as it is entered on record."""
-    return Entry.of(atoms, fingerprint(atoms))
+    """A labelled structure as it is entered on record; with moments it is one for each order of them."""
+    structure = fingerprint(atoms)
+    if (magmoms := atoms.arrays.get("REF_magmoms")) is not None:
+        # To 0.1 μB: ferro- and antiferromagnet differ by more, and the same calculation done again by less.
+        order = np.round(magmoms, 1) + 0.0
+        structure = hashlib.sha256(structure.encode() + order.astype("<f8").tobytes()).hexdigest()
+    return Entry.of(atoms, structure)
 
 
 def entries(path: Path) -> Iterator[Entry]:

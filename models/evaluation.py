@@ -13,31 +13,41 @@ from models.potentials import Network
 Rule = Literal["target", "retention", "pareto"]
 
 _ERRORS = ("forces_mae", "energy_per_atom_mae")
+_MAGNETIC = {"magmoms_mae": "magmoms", "magnetic_forces_mae": "magnetic_forces"}
 _MAX_EDGES = 8000
 
 
 def mean_errors(network: Network, graphs: Sequence[Graph], e0s: torch.Tensor) -> dict[str, float]:
     """Mean absolute errors over labelled entries: `forces_mae` meV/Å, `energy_per_atom_mae` meV/atom.
 
-    What has no labels is left out; a prediction that is not finite makes its error NaN.
+    With moments also `magmoms_mae`, 10⁻³ μB, of magnitudes, and `magnetic_forces_mae`, meV/μB. What has no
+    labels is left out; a prediction that is not finite makes its error NaN.
     """
     network = for_inference(network)
     weights = next(network.parameters())
-    differences: dict[str, list[torch.Tensor]] = {name: [] for name in _ERRORS}
+    differences: dict[str, list[torch.Tensor]] = {name: [] for name in (*_ERRORS, *_MAGNETIC)}
 
-    def off(run: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def off(run: Sequence[int]) -> dict[str, torch.Tensor]:
         batch = collate([graphs[i] for i in run], e0s.shape[1], weights.dtype, weights.device)
         output = network(batch, compute_force=True)
         energy = output["interaction_energy"].detach().double() + e0_sum(batch, e0s)
         per_atom = (energy - batch["labels_energy"]) / batch["n_atoms"]
         forces = output["forces"].detach().double() - batch["labels_forces"]
-        return forces[batch["labels_forces"].isfinite()], per_atom[batch["labels_energy"].isfinite()]
+        found = {
+            "forces_mae": forces[batch["labels_forces"].isfinite()],
+            "energy_per_atom_mae": per_atom[batch["labels_energy"].isfinite()],
+        }
+        for name, key in _MAGNETIC.items():
+            if key in output:
+                labels = batch[f"labels_{key}"]
+                found[name] = (output[key].detach() - labels).double()[labels.isfinite()]
+        return found
 
     for run in batches(range(len(graphs)), edge_counts(graphs), _MAX_EDGES):
         for found in in_halves(run, off):
-            for name, part in zip(_ERRORS, found, strict=True):
+            for name, part in found.items():
                 differences[name].append(part)
-    joined = {name: torch.cat(parts) for name, parts in differences.items()}
+    joined = {name: torch.cat(parts) for name, parts in differences.items() if parts}
     return {name: 1000.0 * float(d.abs().mean()) for name, d in joined.items() if len(d)}
 
 

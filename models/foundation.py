@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from models.checkpoints import SHIPPED as SHIPPED
-from models.heads import select_head
+from models.heads import select_head, with_elements
 from models.potentials import CheckpointError, Network, Potential, from_mace, header, load, save
 
 
@@ -215,10 +215,20 @@ def resolve(name: str, head: str | None = None, trusted: str | None = None) -> P
     return _one_head(potential, name, head)
 
 
-def save_resolved(name: str, head: str | None, work: Path, trusted: str | None = None) -> Path:
-    """`resolve` to the file `foundation.safetensors`."""
+def save_resolved(
+    name: str,
+    head: str | None,
+    work: Path,
+    trusted: str | None = None,
+    adopt: Mapping[str, str] | None = None,
+) -> Path:
+    """`resolve` to the file `foundation.safetensors`; `adopt`: more elements (see `heads.with_elements`)."""
     path = work / "foundation.safetensors"
-    save(resolve(name, head, trusted), path)
+    potential = resolve(name, head, trusted)
+    try:
+        save(with_elements(potential, adopt) if adopt else potential, path)
+    except ValueError as error:
+        raise FoundationError(f"foundation {name!r}: adopt: {error}") from error
     return path
 
 

@@ -28,6 +28,8 @@ class Graph:
     `edge_index` (2, E); `unit_shifts` (E, 3); `cell` (3, 3) Å; `energy` eV, `forces` (N, 3) eV/Å,
     `stress` (3, 3) eV/Å³, each NaN where unlabelled; `head` an index. `cell` is never singular: axes
     that are not periodic have unit normals. `periodic` is whether all three are, so that there is a stress.
+    `magmoms` (N, 3) μB is the label of the moments, NaN where unlabelled, and `spins` the moments that are
+    given, zero where none are; `magnetic_forces` (N, 3) eV/μB, NaN where unlabelled (see `moments`).
     `lessons` is what else a teacher says of it, by name: tensors (N, …), NaN where it says nothing.
     """
 
@@ -39,6 +41,9 @@ class Graph:
     energy: float
     forces: torch.Tensor
     stress: torch.Tensor
+    magmoms: torch.Tensor
+    spins: torch.Tensor
+    magnetic_forces: torch.Tensor
     head: int = 0
     periodic: bool = False
     lessons: Mapping[str, torch.Tensor] = field(default_factory=dict)
@@ -88,7 +93,8 @@ def graph(atoms: Atoms, elements: Sequence[int], cutoff: float, head: int = 0) -
     stress = np.full((3, 3), np.nan)
     if "REF_stress" in atoms.info:
         stress = as_matrix(np.asarray(atoms.info["REF_stress"], dtype=float))
-    forces = atoms.arrays.get("REF_forces", np.full((len(atoms), 3), np.nan))
+    unlabelled = np.full((len(atoms), 3), np.nan)
+    magmoms, spins = moments(atoms)
     return Graph(
         positions=torch.tensor(atoms.positions, dtype=torch.float64),
         species=torch.tensor([index[z] for z in atoms.numbers]),
@@ -96,11 +102,32 @@ def graph(atoms: Atoms, elements: Sequence[int], cutoff: float, head: int = 0) -
         unit_shifts=torch.tensor(unit_shifts, dtype=torch.float64),
         cell=torch.tensor(cell, dtype=torch.float64),
         energy=float(atoms.info.get("REF_energy", np.nan)),
-        forces=torch.tensor(forces, dtype=torch.float64),
+        forces=torch.tensor(atoms.arrays.get("REF_forces", unlabelled), dtype=torch.float64),
         stress=torch.tensor(stress),
+        magmoms=torch.tensor(unlabelled if magmoms is None else magmoms),
+        spins=torch.tensor(spins),
+        magnetic_forces=torch.tensor(
+            atoms.arrays.get("REF_magnetic_forces", unlabelled), dtype=torch.float64
+        ),
         head=head,
         periodic=bool(atoms.pbc.all()),
     )
+
+
+def moments(atoms: Atoms) -> tuple[np.ndarray | None, np.ndarray]:
+    """The label of an atoms' moments, None without, and the moments that are given, all (N, 3) μB.
+
+    Given are ASE's initial moments where there are some, else the label, else none: zeros. Collinear moments
+    (N,) point along z, up where they are positive.
+    """
+    found: list[np.ndarray | None] = []
+    for name in ("REF_magmoms", "initial_magmoms"):
+        values = atoms.arrays.get(name)
+        if values is not None and values.ndim == 1:
+            values = np.outer(values, [0.0, 0.0, 1.0])
+        found.append(None if values is None else values.astype(float))
+    label, initial = found
+    return label, initial if initial is not None else np.zeros((len(atoms), 3)) if label is None else label
 
 
 def as_matrix(stress: np.ndarray) -> np.ndarray:
@@ -122,9 +149,10 @@ def collate(
 ) -> Batch:
     """One disconnected graph out of many, as the dictionary that a MACE network takes; default: on the CPU.
 
-    Beside the network's own keys: `labels_energy` (B,) eV, `labels_forces` (ΣN, 3) eV/Å and
-    `labels_stress` (B, 3, 3) eV/Å³, NaN where unlabelled, `n_atoms` (B,), and the lessons that all of
-    the batch have, (ΣN, …).
+    Beside the network's own keys: `labels_energy` (B,) eV, `labels_forces` (ΣN, 3) eV/Å, `labels_stress`
+    (B, 3, 3) eV/Å³, `labels_magmoms` (ΣN,) μB, which are magnitudes, and `labels_magnetic_forces` (ΣN, 3)
+    eV/μB, NaN where unlabelled, `spins` (ΣN, 3) μB, `n_atoms` (B,), and the lessons that all of the batch
+    have, (ΣN, …).
     """
     counts = torch.tensor([g.n_atoms for g in batch])
     pointer = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
@@ -145,6 +173,9 @@ def collate(
         "labels_energy": torch.tensor([g.energy for g in batch], dtype=torch.float64),
         "labels_forces": torch.cat([g.forces for g in batch]).to(dtype),
         "labels_stress": torch.stack([g.stress for g in batch]).to(dtype),
+        "labels_magmoms": torch.cat([g.magmoms for g in batch]).norm(dim=1).to(dtype),
+        "labels_magnetic_forces": torch.cat([g.magnetic_forces for g in batch]).to(dtype),
+        "spins": torch.cat([g.spins for g in batch]).to(dtype),
         **{name: torch.cat([g.lessons[name] for g in batch]).to(dtype) for name in batch[0].lessons},
     }
     return joined if device is None else {name: tensor.to(device) for name, tensor in joined.items()}
@@ -169,7 +200,8 @@ def digest(items: Iterable[Graph]) -> str:
     content = hashlib.sha256()
     for g in items:
         content.update(repr((g.head, g.energy)).encode())
-        for tensor in (g.species, g.positions, g.cell, g.forces, g.stress, *g.lessons.values()):
+        labels = (g.forces, g.stress, g.magmoms, g.magnetic_forces, g.spins)
+        for tensor in (g.species, g.positions, g.cell, *labels, *g.lessons.values()):
             content.update(tensor.numpy().tobytes())
     return content.hexdigest()
 
@@ -190,11 +222,16 @@ def batches(order: Iterable[int], sizes: Sequence[int] | np.ndarray, budget: flo
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Energy (eV), forces (N, 3) eV/Å and, where asked for, stress (3, 3) eV/Å³ of one structure."""
+    """Energy (eV), forces (N, 3) eV/Å and, where asked for, stress (3, 3) eV/Å³ of one structure.
+
+    Of a potential with magnetic moments also their magnitudes (N,), μB, and magnetic forces (N, 3), eV/μB.
+    """
 
     energy: float
     forces: np.ndarray
     stress: np.ndarray | None = None
+    magmoms: np.ndarray | None = None
+    magnetic_forces: np.ndarray | None = None
 
 
 def predict(
@@ -217,14 +254,20 @@ def predict(
         chosen = [items[i] for i in run]
         batch = collate(chosen, e0s.shape[1], weights.dtype, weights.device)
         output = network(batch, compute_force=True, compute_stress=stress)
+        if "magmoms" in output:
+            output["magmoms"] = output["magmoms"].clamp(min=0.0)
         energies = (output["interaction_energy"].detach().double() + e0_sum(batch, e0s)).cpu().tolist()
-        forces = output["forces"].detach().double().cpu().split([g.n_atoms for g in chosen])
+        of_atoms = {
+            name: output[name].detach().double().cpu().split([g.n_atoms for g in chosen])
+            for name in ("forces", "magmoms", "magnetic_forces")
+            if name in output
+        }
         stresses = output["stress"].detach().double().cpu().numpy() if stress else None
         return [
             Prediction(
                 energy=energies[k],
-                forces=forces[k].numpy(),
                 stress=stresses[k] if stresses is not None and item.periodic else None,
+                **{name: values[k].numpy() for name, values in of_atoms.items()},
             )
             for k, item in enumerate(chosen)
         ]

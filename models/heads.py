@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,39 @@ def fresh(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(description, potential.dtype)
+
+
+def with_elements(potential: Potential, donors: Mapping[str, str]) -> Potential:
+    """The potential with more elements: each new symbol starts as a copy of one that is known.
+
+    Of what it knew it says what it said before. Of a new element it says what it says of the donor, but for
+    what mace computes from atomic numbers (screened repulsion, covalent radii): it has to be trained. Raises
+    ValueError on a symbol that is none, is known already or has no known donor, and on a network that is no
+    MACE.
+    """
+    check_donors(donors, potential.symbols)
+    if not hasattr(potential.network, "products"):
+        raise ValueError("only a MACE can be given more elements")
+    numbers = {chemical_symbols.index(new): chemical_symbols.index(old) for new, old in donors.items()}
+    table = sorted([*potential.elements, *numbers])
+    e0s = [potential.e0s(head) for head in potential.heads]
+    description = architecture(potential.network) | {
+        "num_elements": len(table),
+        "atomic_numbers": table,
+        "atomic_energies": [[row[numbers.get(z, z)] for z in table] for row in e0s],
+    }
+    network = build(description, potential.dtype)
+    take_weights(network, potential.network, numbers)
+    provenance = {**potential.provenance, "adopted": ", ".join(f"{n} from {o}" for n, o in donors.items())}
+    return replace(potential, network=network.eval(), provenance=provenance)
+
+
+def check_donors(donors: Mapping[str, str], known: Sequence[str]) -> None:
+    """Raise ValueError unless every new symbol is an element that is not known, and its donor is known."""
+    if wrong := [s for s in donors if s not in chemical_symbols[1:] or s in known]:
+        raise ValueError(f"{', '.join(wrong)}: no element, or one that the foundation knows already")
+    if wrong := sorted({s for s in donors.values() if s not in known}):
+        raise ValueError(f"the foundation does not know {', '.join(wrong)}; it knows {' '.join(known)}")
 
 
 def _description(

@@ -15,7 +15,7 @@ class Entry:
     """A labelled structure as it is entered on record.
 
     Attributes:
-        structure: its content hash, see `models.datasets.fingerprint`.
+        structure: its content hash, see `models.datasets.entry`.
         energy: total, eV.
         forces: all forces in one number (eV/Å), see `projection`.
         stress: likewise (eV/Å³); None where there is none.

@@ -1,4 +1,4 @@
-"""The training objective: Huber losses on energies per atom, forces and stress, weighted per head."""
+"""The training objective: Huber losses on energies per atom, forces, stress and moments, weighted by head."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,12 +18,14 @@ class Weights(BaseModel):
     energy: float = Field(10.0, ge=0)
     forces: float = Field(10.0, ge=0)
     stress: float = Field(0.0, ge=0)
+    magmoms: float = Field(1.0, ge=0, description="of the magnitudes of magnetic moments")
+    magnetic_forces: float = Field(1.0, ge=0)
 
 
 TARGET = Weights(stress=1.0)
 REPLAY = Weights(energy=1.0, stress=1.0)
-HUBER_DELTA = 0.01  # eV, eV/Å, eV/Å³
-_LABELS = ("energy", "forces", "stress")
+HUBER_DELTA = 0.01  # eV, eV/Å, eV/Å³, μB, eV/μB
+_LABELS = ("energy", "forces", "stress", "magmoms", "magnetic_forces")
 
 
 class Term(torch.nn.Module):
@@ -58,7 +60,7 @@ def huber(
     """
     n = {name: None if whole is None else n_labelled(whole[f"labels_{name}"]) for name in _LABELS}
     forces = output["forces"]
-    terms = [[w.energy, w.forces, w.stress] for w in weights]
+    terms = [[getattr(w, name) for name in _LABELS] for w in weights]
     table = torch.tensor(terms).to(forces)
     per_structure = table[batch["head"]]
     target = ((batch["labels_energy"] - e0_sum(batch, e0s)) / batch["n_atoms"]).to(table.dtype)
@@ -70,6 +72,13 @@ def huber(
     if output.get("stress") is not None:
         total = total + huber_mean(
             output["stress"], batch["labels_stress"], per_structure[:, 2, None, None], n["stress"]
+        )
+    if "magmoms" in output:
+        weight = per_structure[batch["batch"]]
+        total = total + huber_mean(output["magmoms"], batch["labels_magmoms"], weight[:, 3], n["magmoms"])
+        labels = batch["labels_magnetic_forces"]
+        total = total + huber_mean(
+            output["magnetic_forces"], labels, weight[:, 4, None], n["magnetic_forces"]
         )
     return total
 

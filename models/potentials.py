@@ -72,6 +72,11 @@ class Potential:
         """Floating-point type of the parameters."""
         return next(self.network.parameters()).dtype
 
+    @property
+    def magnetic(self) -> bool:
+        """Whether it knows magnetic moments."""
+        return hasattr(self.network, "magnetism")
+
     def e0s(self, head: str | None = None) -> dict[int, float]:
         """Isolated-atom energies of `head` (default: the last one), eV, by atomic number."""
         index = self.heads.index(head) if head is not None else len(self.heads) - 1
@@ -101,6 +106,10 @@ def architecture(network: Network) -> dict[str, Any]:
         return network.description
     from models import mace_torch
 
+    if magnetism := getattr(network, "magnetism", None):
+        from models.magnetic_mace import without_moments
+
+        return architecture(without_moments(network)) | {"magnetism": magnetism.description}
     config = mace_torch.extract_config_mace_model(network)
     if "error" in config:
         raise CheckpointError(f"{type(network).__name__} is not supported: {config['error']}")
@@ -133,8 +142,13 @@ def build(description: Mapping[str, Any], dtype: torch.dtype = torch.float32) ->
     config["gate"] = _GATES[config.get("gate")]
     for key in _ARRAYS[:3]:
         config[key] = np.asarray(config[key], dtype=np.float64)
+    magnetism = config.pop("magnetism", None)
     with building(dtype):
         network = mace_torch.modules.ScaleShiftMACE(**config).to(dtype)
+        if magnetism is not None:
+            from models.magnetic_mace import give_moments
+
+            give_moments(network, magnetism)
     set_e0s(network, config["atomic_energies"])
     return network
 
@@ -226,26 +240,31 @@ def from_mace(
     )
 
 
-def take_weights(network: Network, foundation: Network) -> None:
+def take_weights(network: Network, foundation: Network, donors: Mapping[int, int] | None = None) -> None:
     """Give a freshly built network the weights of a foundation with one head, in every head of its own.
 
-    The network's elements are some or all of the foundation's. Its E0s stay its own, and what the
-    foundation does not train is not trained.
+    The network's elements are some or all of the foundation's, or such that `donors` names one of these for,
+    by atomic number, whose weights they take. Its E0s stay its own, and what the foundation does not train
+    is not trained.
     """
     from models import mace_torch
 
+    sources = [(donors or {}).get(z, z) for z in (int(z) for z in network.atomic_numbers)]
     e0s = network.atomic_energies_fn.atomic_energies.numpy().copy()
     with building(next(network.parameters()).dtype):
         mace_torch.load_foundations_elements(
             network,
             foundation,
-            mace_torch.AtomicNumberTable([int(z) for z in network.atomic_numbers]),
+            mace_torch.AtomicNumberTable(sources),
             load_readout=True,
             max_L=mace_torch.o3.Irreps(architecture(network)["hidden_irreps"]).lmax,
         )
     # mace-torch 0.3.16 copies the foundation's E0s over the requested ones when the shapes agree, and
     # makes parameters of the radial basis's constants.
     set_e0s(network, e0s)
+    if hasattr(foundation, "magnetism"):
+        known = [int(z) for z in foundation.atomic_numbers]
+        network.magnetism.take(foundation.magnetism, [known.index(z) for z in sources])
     trainable = dict(foundation.named_parameters())
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in trainable)
@@ -254,8 +273,13 @@ def take_weights(network: Network, foundation: Network) -> None:
 def export_mace(potential: Potential, path: Path) -> None:
     """Write a plain MACE `.model` file, in float64, that `MACECalculator` opens.
 
-    Raises ValueError on a network that is no MACE.
+    Raises ValueError on a network that is no MACE, or has magnetic moments.
     """
+    if potential.magnetic:
+        raise ValueError(
+            "this potential has magnetic moments, which mace-torch's own calculator does not know; "
+            "`temper export` writes it for ASE"
+        )
     if isinstance(potential.network, EdgeNetwork):
         raise ValueError(
             f"this potential is of kind {potential.network.kind!r} and no MACE, so there is no .model file "
@@ -270,9 +294,10 @@ def compiled(potential: Potential) -> Potential:
     """The same potential with its network in TorchScript, for many calls on small systems.
 
     Same numbers to rounding; a step of a student's dynamics costs a third less. Its parameters are
-    constants on the chosen device. One that is compiled already comes back as it is.
+    constants on the chosen device. One that is compiled already comes back as it is, and one with magnetic
+    moments, which TorchScript cannot hold.
     """
-    if isinstance(potential.network, torch.jit.ScriptModule):
+    if potential.magnetic or isinstance(potential.network, torch.jit.ScriptModule):
         return potential
     network = copy.deepcopy(potential.network).requires_grad_(False).to(devices.chosen())
     with building(potential.dtype):

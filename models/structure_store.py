@@ -20,7 +20,7 @@ from models.graphs import Graph, Surveyed
 
 _SUFFIX = ".aselmdb"
 _MAGIC = 0xBEEFC0DE.to_bytes(4, "little")
-_FORMAT = 1
+_FORMAT = 2
 
 
 class StoreError(ValueError):
@@ -30,10 +30,10 @@ class StoreError(ValueError):
 class StoredGraphs(Surveyed):
     """The graphs of a database, each read and given its neighbours when it is asked for.
 
-    Labels are the energy, forces and stress of each row's calculator (eV, eV/Å, eV/Å³), unlabelled where
-    it has none. `edge_counts` and `digest` come from one pass over the structures, which is remembered in
-    a file beside the database and made anew when the database, the elements, the cutoff (Å) or the head
-    change. Only the last structures read are held.
+    Labels are the energy, forces, stress and moments of each row's calculator (eV, eV/Å, eV/Å³, μB),
+    unlabelled where it has none. `edge_counts` and `digest` come from one pass over the structures, which is
+    remembered in a file beside the database and made anew when the database, the elements, the cutoff (Å) or
+    the head change. Only the last structures read are held.
     """
 
     def __init__(self, path: Path, elements: Sequence[int], cutoff: float, head: int = 0) -> None:
@@ -129,4 +129,6 @@ def _labelled(atoms: Atoms) -> Atoms:
         atoms.arrays["REF_forces"] = np.asarray(labels["forces"], dtype=float)
     if "stress" in labels:
         atoms.info["REF_stress"] = np.asarray(labels["stress"], dtype=float)
+    if "magmoms" in labels:
+        atoms.arrays["REF_magmoms"] = np.asarray(labels["magmoms"], dtype=float)
     return atoms

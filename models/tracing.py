@@ -39,10 +39,10 @@ _Operations = Callable[..., tuple[torch.Tensor, ...]]
 def traced(potential: Potential) -> Potential:
     """The same potential for many calls on small systems: same numbers to rounding, in a third of the time.
 
-    Its parameters are constants. One in TorchScript stays as it is; on a GPU it becomes TorchScript
-    (`compiled`).
+    Its parameters are constants. One in TorchScript stays as it is, and one with magnetic moments, of which
+    torch 2.13 cannot optimise the list; on a GPU it becomes TorchScript (`compiled`).
     """
-    if isinstance(potential.network, Traced | torch.jit.ScriptModule):
+    if potential.magnetic or isinstance(potential.network, Traced | torch.jit.ScriptModule):
         return potential
     if devices.chosen().type != "cpu":
         return compiled(potential)

@@ -21,9 +21,12 @@ def resolve_foundation(choice: FoundationChoice) -> str:
     file = foundation.locate(choice.name)
     if file is not None and file.suffix == ".safetensors" and foundation_of(file) is not None:
         with TemporaryDirectory() as scratch:  # a change of something else does not stand on its own
-            whole = in_child(foundation.save_resolved, choice.name, choice.head, Path(scratch))
+            whole = in_child(
+                foundation.save_resolved, choice.name, choice.head, Path(scratch), None, choice.adopt
+            )
             return artifacts.import_file(whole, "foundation", file.stem, known(whole)).id
-    if file is not None and file.suffix == ".safetensors" and len(header(file)["level_of_theory"]) == 1:
+    as_it_is = file is not None and file.suffix == ".safetensors" and not choice.adopt
+    if file is not None and as_it_is and len(header(file)["level_of_theory"]) == 1:
         return artifacts.import_file(file, "foundation", file.stem, known(file)).id
     foundation.admit(choice.name, trust.trusted)  # before a copy of it is kept
     source = {} if file is None else {"file": artifacts.import_file(file, "model-file", file.name).id}
@@ -57,7 +60,8 @@ def _resolve(recipe: Recipe, work: Path) -> dict[str, Output]:
     given = recipe.parameters
     name = str(recipe.imported("file", work)) if "file" in recipe.inputs else given["name"]
     trusted = foundation.admit(name, trust.trusted)
-    path = in_child(foundation.save_resolved, name, given["head"], work, trusted)
+    adopt = given.get("adopt")
+    path = in_child(foundation.save_resolved, name, given["head"], work, trusted, adopt)
     said = recipe.names["foundation"]
     return {"foundation": Output(path=path, kind="foundation", name=said, metadata=known(path))}
 

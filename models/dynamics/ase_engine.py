@@ -53,7 +53,7 @@ def run(
     everyone = replicas(potential, starts, course, head)
     calculator = calculator or PotentialCalculator(potential, head)
     for k, replica in enumerate(everyone):
-        atoms = Atoms(replica.numbers, replica.positions, cell=replica.cell, pbc=replica.pbc)
+        atoms = replica.snapshot()
         atoms.set_masses(replica.masses[:, 0])
         atoms.set_velocities(replica.velocities)
         atoms.calc = calculator

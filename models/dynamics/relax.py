@@ -30,7 +30,8 @@ class Relaxed:
     """Where a structure ended.
 
     Attributes:
-        atoms: the last geometry and cell at which the potential had finite values, not wrapped; no info.
+        atoms: the last geometry and cell at which the potential had finite values, not wrapped; no info, and
+            of arrays the moments, which stay as they were.
         energy: of it, eV; NaN where the potential has no value at the start.
         force: length of the largest force left, eV/Å.
         stress: largest component left of the stress plus the pressure, GPa; None where the cell is fixed.
@@ -97,6 +98,9 @@ class _Search:
 
     def __init__(self, atoms: Atoms, pressure: float | None) -> None:
         self.atoms = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+        _, given = graphs.moments(atoms)
+        if given.any():
+            self.atoms.set_initial_magnetic_moments(given)
         self._good = self.atoms.copy()
         self._pressure = pressure
         self._least_volume = COLLAPSED * max(abs(np.linalg.det(atoms.cell.array)), room(atoms.numbers))

@@ -122,9 +122,11 @@ class Replica:
             self.forces = self.forces + self.bias
 
     def snapshot(self) -> Atoms:
-        """The present positions, cell and velocities."""
+        """The present positions, cell and velocities, and the moments, which stay as they were."""
         atoms = Atoms(self.numbers, self.positions, cell=self.cell, pbc=self.pbc)
         atoms.set_velocities(self.velocities)
+        if bool(self.graph.spins.any()):
+            atoms.set_initial_magnetic_moments(self.graph.spins.numpy())
         return atoms
 
     def observe(self, step: int) -> None:

@@ -20,6 +20,7 @@ class AseFormat(Format):
     """A calculator of ASE."""
 
     name = "ase"
+    moments = True
 
     def write(self, source: Source, folder: Path) -> Path:
         """The `.model` of a MACE, beside its checkpoint; the checkpoint of another network."""
@@ -60,7 +61,7 @@ atoms.calc = MACECalculator(model_paths="{file}", device="cpu", default_dtype="f
 
 
 def _is_mace(source: Source) -> bool:
-    return "network" not in architecture(source.potential.network)
+    return "network" not in architecture(source.potential.network) and not source.potential.magnetic
 
 
 def _mace_calculator(file: Path) -> Calculator:

@@ -45,6 +45,8 @@ class Format(ABC):
     """One kind of export."""
 
     name: ClassVar[str]
+    moments: ClassVar[bool] = False
+    """Whether what is written knows magnetic moments, where the potential does."""
 
     @abstractmethod
     def write(self, source: Source, folder: Path) -> Path:

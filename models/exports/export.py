@@ -122,6 +122,8 @@ def _written(source: Source, work: Path, formats: Sequence[str]) -> Exported:
     made, left_out = [], []
     for form in (FORMATS[name] for name in formats or FORMATS):
         try:
+            if source.potential.magnetic and not form.moments:
+                raise ExportError(f"{form.name}: has no place for magnetic moments; export for ase")
             file = form.write(source, work)
             found = form.evaluate(file, structures)
         except ExportError as error:

@@ -12,6 +12,7 @@ from models.reference.base import (
     ReferenceCalculator,
     Unavailable,
 )
+from models.reference.chgnet import Chgnet
 from models.reference.command import Command
 from models.reference.cp2k import Cp2k
 from models.reference.external import External
@@ -20,7 +21,7 @@ from models.reference.pyscf import Pyscf
 from models.reference.xtb import Tblite
 
 AnyCalculator = Annotated[
-    Tblite | Gpaw | Pyscf | Cp2k | Command | AseCalculator | External, Field(discriminator="kind")
+    Tblite | Gpaw | Chgnet | Pyscf | Cp2k | Command | AseCalculator | External, Field(discriminator="kind")
 ]
 
 CALCULATOR: TypeAdapter[AnyCalculator] = TypeAdapter(AnyCalculator)
@@ -29,6 +30,7 @@ __all__ = [
     "CALCULATOR",
     "AnyCalculator",
     "AseCalculator",
+    "Chgnet",
     "Command",
     "Cp2k",
     "External",

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models import losses
 from models.graphs import Graph, graph
 from models.heads import select_heads, with_heads
+from models.magnetism import learn_moments
 from models.potentials import Network, Potential
 from models.training import EmptyTraining, Optimisation, TrainingSetup
 
@@ -76,8 +77,9 @@ class Strategy(BaseModel, ABC):
     def prepare(self, foundation: Potential, e0s: Mapping[int, float], data: TrainingData) -> TrainingSetup:
         """The network to train, its data and its loss, from a foundation and the target's E0s (eV).
 
-        Raises EmptyTraining where a head would have nothing to learn from, and ValueError where a
-        structure's element is unknown or without an E0.
+        Where structures have moments, the network gets a part for these that is trained whatever else is
+        (see `magnetism.learn_moments`). Raises EmptyTraining where a head would have nothing to learn from,
+        and ValueError where a structure's element is unknown or without an E0.
         """
         targets = {**data.further, TARGET_HEAD: Target(train=data.train, valid=data.valid, e0s=e0s)}
         if REPLAY_HEAD in targets or TARGET_HEAD in data.further:
@@ -90,6 +92,9 @@ class Strategy(BaseModel, ABC):
         elements = [z for z in foundation.elements if self.elements == "whole" or z in present]
 
         network = self.build(foundation, targets, elements)
+        labelled = [atoms for target in targets.values() for atoms in target.train]
+        if any("REF_magmoms" in atoms.arrays for atoms in labelled):
+            learn_moments(network, labelled, self.optimisation.seed)
         heads = list(network.heads)
 
         def made(frames: Iterable[Atoms], head: str) -> list[Graph]:

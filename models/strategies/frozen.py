@@ -29,6 +29,8 @@ class Frozen(Strategy):
     def build(self, foundation: Potential, targets: Mapping[str, Target], elements: Sequence[int]) -> Network:
         """The foundation with only the chosen parts' parameters differentiated."""
         network = super().build(foundation, targets, elements).requires_grad_(False)
-        for part in self.trains.split("_and_"):
+        parts = self.trains.split("_and_")
+        # Moments are read out of the last features, too.
+        for part in (*parts, "magnetism") if hasattr(network, "magnetism") else parts:
             getattr(network, part).requires_grad_(True)
         return network

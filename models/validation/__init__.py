@@ -15,12 +15,14 @@ from models.validation.crystals import Crystals
 from models.validation.curvature import Curvature
 from models.validation.distributions import Distributions, Dynamics
 from models.validation.holes import Holes
+from models.validation.moments import Moments
 from models.validation.relaxation import Relaxation
 from models.validation.repulsion import Repulsion
 from models.validation.stability import Stability
 
 _Kinds = (
     Accuracy
+    | Moments
     | Imitation
     | Curvature
     | Retention

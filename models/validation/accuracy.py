@@ -25,6 +25,7 @@ from models.validation.base import (
 )
 from models.validation.errors import (
     Metric,
+    by_trajectory,
     differences,
     errors,
     parity,
@@ -142,7 +143,7 @@ def against_labels(subject: Subject, frames: Sequence[Atoms], *, worst: bool) ->
     }
     names = trajectory_names(structures)
     figures = {
-        key: figure(_by_trajectory(names, values))
+        key: figure(by_trajectory(names, values))
         for key, (metric, values) in parts.items()
         if metric is not None
     }
@@ -179,18 +180,6 @@ def against_labels(subject: Subject, frames: Sequence[Atoms], *, worst: bool) ->
 def _of_forces(table: Table) -> Table:
     """The table without its row on energies."""
     return replace(table, rows=[row for row in table.rows if not str(row[0]).startswith("energy, ")])
-
-
-def _by_trajectory(
-    names: Sequence[str], values: Sequence[Any] | np.ndarray
-) -> dict[str, tuple[float, float]]:
-    """Sums of absolute values and their numbers by trajectory, of those that are labelled."""
-    sums: dict[str, tuple[float, float]] = {}
-    for name, part in zip(names, values, strict=True):
-        labelled = np.abs(np.asarray(part)[np.isfinite(part)])
-        total, count = sums.get(name, (0.0, 0.0))
-        sums[name] = (total + float(labelled.sum()), count + float(labelled.size))
-    return {name: sample for name, sample in sums.items() if sample[1]}
 
 
 def _heads(unit: str) -> list[str]:

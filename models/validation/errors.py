@@ -1,17 +1,19 @@
 """Errors of predictions against labels, and points for parity plots.
 
 Energies per atom in meV/atom, forces by Cartesian component in meV/Å (the convention of MACE), stresses by
-component in meV/Å³.
+component in meV/Å³, moments by magnitude in μB, magnetic forces by component in meV/μB.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from models.graphs import Prediction, as_matrix
+from models.datasets import fingerprint
+from models.graphs import Prediction, as_matrix, moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,16 @@ def trajectory_names(structures: Sequence[Atoms]) -> list[str]:
     return [str(atoms.info.get("trajectory", f"structure {k}")) for k, atoms in enumerate(structures)]
 
 
+def by_trajectory(names: Sequence[str], values: Sequence[Any] | np.ndarray) -> dict[str, tuple[float, float]]:
+    """Sums of absolute values and their numbers by trajectory, of those that are labelled."""
+    sums: dict[str, tuple[float, float]] = {}
+    for name, part in zip(names, values, strict=True):
+        labelled = np.abs(np.asarray(part)[np.isfinite(part)])
+        total, count = sums.get(name, (0.0, 0.0))
+        sums[name] = (total + float(labelled.sum()), count + float(labelled.size))
+    return {name: sample for name, sample in sums.items() if sample[1]}
+
+
 def stress_differences(predictions: Sequence[Prediction], structures: Sequence[Atoms]) -> np.ndarray:
     """Predicted minus reference stresses (S, 3, 3), meV/Å³; NaN where unlabelled or not predicted."""
     found = np.full((len(structures), 3, 3), np.nan)
@@ -159,6 +171,46 @@ def differences(
     )
     forces = [1e3 * (p.forces - _forces(atoms)) for p, atoms in zip(predictions, structures, strict=True)]
     return energy, forces
+
+
+def magnetic_differences(
+    predictions: Sequence[Prediction], structures: Sequence[Atoms]
+) -> dict[str, list[np.ndarray]]:
+    """Predicted minus reference `moments` S × (N,) μB and `magnetic_forces` S × (N, 3) meV/μB.
+
+    NaN where unlabelled or not predicted.
+    """
+    found: dict[str, list[np.ndarray]] = {"moments": [], "magnetic_forces": []}
+    for prediction, atoms in zip(predictions, structures, strict=True):
+        label, _ = moments(atoms)
+        unknown = np.full((len(atoms), 3), np.nan)
+        magnitudes = np.linalg.norm(unknown if label is None else label, axis=1)
+        said = prediction.magmoms if prediction.magmoms is not None else unknown[:, 0]
+        found["moments"].append(said - magnitudes)
+        said = prediction.magnetic_forces if prediction.magnetic_forces is not None else unknown
+        found["magnetic_forces"].append(1e3 * (said - atoms.arrays.get("REF_magnetic_forces", unknown)))
+    return found
+
+
+def order_differences(
+    predictions: Sequence[Prediction], structures: Sequence[Atoms]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By trajectory: energies of one geometry's magnetic orders less that of its first, meV/atom.
+
+    Predicted and reference, for every pair of structures that differ in nothing but their moments.
+    """
+    first: dict[str, int] = {}
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for k, (name, atoms) in enumerate(zip(trajectory_names(structures), structures, strict=True)):
+        if "REF_magmoms" not in atoms.arrays or "REF_energy" not in atoms.info:
+            continue
+        start = first.setdefault(fingerprint(atoms), k)
+        if start != k:
+            said = predictions[k].energy - predictions[start].energy
+            true = float(atoms.info["REF_energy"] - structures[start].info["REF_energy"])
+            pairs.setdefault(name, []).append((1e3 * said / len(atoms), 1e3 * true / len(atoms)))
+    split = {name: np.array(values).T for name, values in pairs.items()}
+    return {name: (values[0], values[1]) for name, values in split.items()}
 
 
 def _metric(values: np.ndarray) -> Metric | None:

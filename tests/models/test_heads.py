@@ -6,7 +6,7 @@ from ase.build import bulk
 
 from models import potentials
 from models.graphs import Prediction, graphs, predict
-from models.heads import select_head, select_heads, with_heads
+from models.heads import select_head, select_heads, with_elements, with_heads
 from models.potentials import Potential
 
 
@@ -107,3 +107,32 @@ def test_fewer_elements_give_the_same_numbers(interaction, heads, tiny_potential
         np.testing.assert_allclose(after.forces, before.forces, atol=1e-9)
     with pytest.raises(ValueError, match="the foundation does not know Au"):
         with_heads(whole, {"target": e0s | {79: 0.0}}, [11, 79])
+
+
+def test_new_elements_start_as_copies(tiny_potential) -> None:
+    more = with_elements(tiny_potential, {"Fe": "Na", "Li": "Na"})
+    assert more.symbols == ["H", "Li", "O", "Na", "Cl", "Fe"]
+    assert more.provenance["adopted"] == "Fe from Na, Li from Na"
+    salt = bulk("NaCl", "rocksalt", a=5.6) * (2, 1, 1)
+    salt.positions[0] += 0.1
+    iron = salt.copy()
+    iron.symbols[[0, 2]] = "Fe"
+    before = predict(tiny_potential, graphs([salt], tiny_potential))[0]
+    same, other = predict(more, graphs([salt, iron], more))
+    assert same.energy == pytest.approx(before.energy, abs=1e-10)
+    np.testing.assert_allclose(same.forces, before.forces, atol=1e-10)
+    assert np.isfinite(other.forces).all()
+    assert more.e0s()[26] == tiny_potential.e0s()[11]
+
+
+@pytest.mark.parametrize(
+    ("donors", "message"),
+    [
+        ({"Xx": "Na"}, "Xx: no element"),
+        ({"Cl": "Na"}, "Cl: no element, or one that the foundation knows already"),
+        ({"Fe": "Co"}, "does not know Co; it knows H O Na Cl"),
+    ],
+)
+def test_elements_that_cannot_be_added(donors, message, tiny_potential) -> None:
+    with pytest.raises(ValueError, match=message):
+        with_elements(tiny_potential, donors)
