@@ -1,5 +1,6 @@
 """One candidate: prepare by its strategy, check, train, finish, check again, save."""
 
+import copy
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -7,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from ase import Atoms
 
 from models.datasets import read_structures
 from models.e0s import read_e0s
 from models.graphs import graphs, predict
-from models.potentials import Network, Potential, load, n_parameters, save
+from models.heads import with_heads
+from models.potentials import Network, Potential, load, save
 from models.strategies import REPLAY_HEAD, TARGET_HEAD, Strategy, Target, TrainingData
 from models.training import Fit, Report, fit
 from models.training_state import prolong
@@ -80,9 +83,14 @@ def fine_tune(
     state = work / "state.pt"
     if goes_on_from is not None and not state.exists():
         prolong(goes_on_from, state, strategy.optimisation.epochs)
+    untrained = copy.deepcopy(setup.network)
     fitted = fit(setup, strategy.optimisation, state_path=state, report=report)
 
     network = strategy.finish(fitted.network)
+    if strategy.starts_as_foundation and list(untrained.heads) != list(network.heads):
+        table = [int(z) for z in network.atomic_numbers]
+        exact = with_heads(start, {head: e0s[head] for head in network.heads}, table)
+        keep_what_did_not_change(network, strategy.finish(untrained), exact)
     levels = {head: target.level_of_theory for head, target in further.items()}
     levels |= {TARGET_HEAD: level_of_theory, REPLAY_HEAD: start.level_of_theory[start.heads[0]]}
     specialist = Potential(
@@ -98,7 +106,7 @@ def save_fit(potential: Potential, fitted: Fit, work: Path) -> dict[str, Path]:
     """Write the files `checkpoint` and `history`, of the same training the same bytes, and its `cost`."""
     history = {
         "best_epoch": fitted.best_epoch,
-        "trained_parameters": n_parameters(fitted.network),
+        "trained_parameters": fitted.trained,
         "epochs": fitted.history,
     }
     files = {"checkpoint": work / "checkpoint.safetensors"}
@@ -137,6 +145,18 @@ def check_step_zero(
                     f"head {head!r}: forces differ by {worst:.2e} eV/Å before any training"
                 )
     log.info("step 0: %d heads agree with the foundation", len(prepared.heads))
+
+
+@torch.no_grad()
+def keep_what_did_not_change(network: Network, untrained: Network, exact: Network) -> None:
+    """Give weights of `network` that are those of `untrained` the values that they have in `exact`.
+
+    All three have the same heads. To widen and to cut heads multiplies by a square root and its inverse,
+    which rounds: without this, weights would differ from the foundation's that no training has touched.
+    """
+    before, wanted = untrained.state_dict(), exact.state_dict()
+    for name, parameter in network.named_parameters():
+        parameter.copy_(torch.where(parameter == before[name], wanted[name], parameter))
 
 
 def _check_e0s(specialist: Potential, e0s: Mapping[str, Mapping[int, float]]) -> None:

@@ -255,8 +255,8 @@ class Sweep(_Section):
         Else the next one starts anew: its first epochs are others, as those of a longer cosine.
         """
         following = self.schedule()[rung.number : rung.number + 1]
-        return bool(following) and rung.strategy(trial, self.seeds[0]).optimisation.begins(
-            following[0].strategy(trial, self.seeds[0]).optimisation
+        return bool(following) and rung.strategy(trial, self.seeds[0]).begins(
+            following[0].strategy(trial, self.seeds[0])
         )
 
     def budget(self) -> list[int]:

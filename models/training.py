@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models import devices, losses, processes
+from models import changes, devices, losses, optimisers, processes
 from models.evaluation import Rule, mean_errors, scores
 from models.gradients import gradients
 from models.graphs import Graph, batches, edge_counts
@@ -23,7 +23,7 @@ from models.kernels import fused
 from models.memory import keep_freed_memory
 from models.potentials import Network, n_parameters
 from models.training_clock import Clock
-from models.training_state import StateFile, TrainingState, uninterrupted
+from models.training_state import StateFile, Stateful, TrainingState, uninterrupted
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,9 @@ class Optimisation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    optimiser: Literal["adamw", "schedule_free"] = Field(
+        "adamw", description="schedule_free averages by itself: no decay, and ema_decay has no part in it"
+    )
     learning_rate: float = Field(1e-3, gt=0)
     decay: Literal["none", "cosine"] = "none"
     ema_decay: float = Field(0.999, ge=0, lt=1)
@@ -56,6 +59,12 @@ class Optimisation(BaseModel):
     )
     best_by: Rule = "target"
     patience: int | None = Field(None, ge=1, description="evaluations without a new low before stopping")
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Self:
+        if self.optimiser == "schedule_free" and self.decay != "none":
+            raise ValueError("optimiser: schedule_free takes the place of a schedule; use decay: none")
+        return self
 
     def begins(self, longer: "Optimisation") -> bool:
         """Whether a training by `longer` is this one, and then more of it.
@@ -80,7 +89,7 @@ class TrainingSetup:
     """What a strategy prepares: the network, its data by role, and the weights of its heads.
 
     `valid` maps a name ("target", "replay") to graphs; `score` names the one that is the target. `terms` come
-    on top of the labels in the loss.
+    on top of the labels in the loss. `change` says how the network's parameters are moved.
     """
 
     network: Network
@@ -89,6 +98,7 @@ class TrainingSetup:
     weights: Sequence[losses.Weights]
     score: str = "target"
     terms: Sequence[losses.Term] = ()
+    change: changes.Rule = changes.DIRECTLY
 
     def check(self, best_by: Rule = "target") -> None:
         """Raise EmptyTraining where the training could not change, learn or judge anything."""
@@ -125,11 +135,12 @@ class Fit:
     A row of `history` has `epoch` (a fraction inside an epoch), `loss` (mean since the row before),
     `learning_rate` and the validation errors; nothing in it depends on a clock. `best_epoch` is the
     `epoch` of the best row. Once memory has run out, a row also has `edges_at_once`, above which a batch
-    is computed in parts. `seconds` are those of a clock, `cpu_seconds` of the processors, all attempts
-    together.
+    is computed in parts. `trained` counts the parameters that were trained, or the weights that changed where
+    few of them may. `seconds` are those of a clock, `cpu_seconds` of the processors, all attempts together.
     """
 
     network: Network
+    trained: int
     history: list[dict[str, Any]]
     best_epoch: float
     seconds: float
@@ -144,7 +155,7 @@ def fit(
     save_seconds: float = 60.0,
     report: Report | None = None,
 ) -> Fit:
-    """Train `setup.network` with AdamW (no weight decay), clipping and a running average (EMA).
+    """Train `setup.network` with AdamW, clipping and a running average (EMA), or schedule-free AdamW.
 
     The averaged network is judged on each validation set before the first update and then every
     `evaluate_every` epochs. The state is saved to `state_path` after each evaluation, every
@@ -165,19 +176,29 @@ def fit(
     setup.check(optimisation.best_by)
     keep_freed_memory()
     rank, n_processes = processes.rank_and_number()
-    network = setup.network.train()
-    average = copy.deepcopy(network).to(devices.chosen())
-    network.to(devices.chosen())
+    change = setup.change.of(setup.network.train())
+    digest = _digest(setup, change)
+    mean = copy.deepcopy(change).to(devices.chosen())
+    network = change.to(devices.chosen()).network
     terms = torch.nn.ModuleList(setup.terms).to(devices.chosen())
     fast = fused(network)  # the same parameters
     trainable = [p for p in (*network.parameters(), *terms.parameters()) if p.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=optimisation.learning_rate, weight_decay=0.0, amsgrad=True)
+    groups = [*change.moved(), {"params": list(terms.parameters())}]
+    optimiser = optimisers.KINDS[optimisation.optimiser](
+        groups,
+        (p for group in mean.moved() for p in group["params"]),
+        learning_rate=optimisation.learning_rate,
+        clip_gradient=optimisation.clip_gradient,
+        ema_decay=optimisation.ema_decay,
+    )
     e0s = torch.atleast_2d(network.atomic_energies_fn.atomic_energies)
+    parts: dict[str, Stateful] = {"change": change, "average": mean, "optimiser": optimiser}
+    if setup.terms:
+        parts["terms"] = terms
     saved = StateFile(
         state_path,
-        {**optimisation.model_dump(), "processes": n_processes, "network and data": _digest(setup)},
-        {"network": network, "average": average, "optimiser": optimiser}
-        | ({"terms": terms} if setup.terms else {}),
+        {**optimisation.model_dump(), "processes": n_processes, "network and data": digest},
+        parts,
         every_seconds=save_seconds,
         writes=rank == 0,
     )
@@ -193,7 +214,9 @@ def fit(
     try:
         while True:
             if _evaluation_is_due(state, optimisation):
-                _judge(average, setup, e0s, state, optimisation)
+                optimiser.settle()
+                mean.write(state.done / optimisation.epochs)
+                _judge(mean, setup, e0s, state, optimisation)
                 if report is not None:
                     left = 0.0 if _is_over(state, optimisation) else optimisation.epochs - state.done
                     report(state.history[-1] | clock.pace(state, left))
@@ -205,11 +228,11 @@ def fit(
             runs = share(state.epoch)
             graphs = [setup.train[i] for i in runs[state.position]]
             with uninterrupted():
-                state.rate = optimiser.param_groups[0]["lr"] = _learning_rate(optimisation, state.done)
-                loss = _update(fast, graphs, e0s, setup, optimiser, optimisation, trainable, state)
+                state.rate = _learning_rate(optimisation, state.done)
+                loss = _update(fast, graphs, e0s, setup, change, optimiser, trainable, state)
                 state.advance(loss, len(runs))
-                decay = min(optimisation.ema_decay, (1 + state.updates) / (10 + state.updates))
-                _follow(average, network, decay)
+                change.write(state.done / optimisation.epochs)
+                optimiser.follow(state.updates)
             if not math.isfinite(loss):
                 raise Diverged(
                     f"the loss is {loss} in epoch {math.ceil(state.done)}; lower the learning rate"
@@ -221,9 +244,10 @@ def fit(
         saved.save(state)
         raise
 
-    average.cpu().load_state_dict(state.best_weights)
+    mean.cpu().network.load_state_dict(state.best_weights)
     return Fit(
-        network=average.eval(),
+        network=mean.network.eval(),
+        trained=mean.n_trained(),
         history=state.history,
         best_epoch=state.best_epoch,
         seconds=state.seconds,
@@ -243,24 +267,17 @@ def _update(
     graphs: Sequence[Graph],
     e0s: torch.Tensor,
     setup: TrainingSetup,
-    optimiser: torch.optim.Optimizer,
-    optimisation: Optimisation,
+    change: changes.Change,
+    optimiser: optimisers.Optimiser,
     trainable: list[torch.nn.Parameter],
     state: TrainingState,
 ) -> float:
     """One step of the optimiser; returns the loss, its mean where several processes take part."""
-    optimiser.zero_grad()
     loss = gradients(network, graphs, e0s, setup.weights, setup.terms, state)
     loss = processes.average(loss, trainable)
-    torch.nn.utils.clip_grad_norm_(trainable, optimisation.clip_gradient)
-    optimiser.step()
+    change.take_gradients()
+    optimiser.step(state.rate)
     return float(loss)
-
-
-def _follow(average: Network, network: Network, decay: float) -> None:
-    with torch.no_grad():
-        for mean, current in zip(average.parameters(), network.parameters(), strict=True):
-            mean.lerp_(current, 1.0 - decay)
 
 
 def _evaluation_is_due(state: TrainingState, optimisation: Optimisation) -> bool:
@@ -277,7 +294,7 @@ def _is_over(state: TrainingState, optimisation: Optimisation) -> bool:
 
 
 def _judge(
-    average: Network,
+    mean: changes.Change,
     setup: TrainingSetup,
     e0s: torch.Tensor,
     state: TrainingState,
@@ -287,12 +304,15 @@ def _judge(
     errors: dict[str, float] = {}
     if processes.rank_and_number()[0] == 0:
         for name, graphs in setup.valid.items():
-            errors |= {f"{name}_{key}": value for key, value in mean_errors(average, graphs, e0s).items()}
+            errors |= {
+                f"{name}_{key}": value for key, value in mean_errors(mean.network, graphs, e0s).items()
+            }
     row = {
         "epoch": int(state.done) if state.position == 0 else state.done,
         "loss": state.loss / max(state.losses, 1),
         "learning_rate": state.rate,
         **({} if math.isinf(state.edges_at_once) else {"edges_at_once": state.edges_at_once}),
+        **mean.facts(),
         **processes.first_process_says(errors),
     }
     prefix = f"{setup.score}_"
@@ -301,15 +321,15 @@ def _judge(
     rule = optimisation.best_by
     found = scores(row, setup.judged(rule), rule)
     with uninterrupted():
-        state.judge(row, found, rule, average)
+        state.judge(row, found if mean.may_be_kept() else {}, rule, mean.network)
     log.debug("epoch %g  loss %.4f  %s %.1f", row["epoch"], row["loss"], rule, found[rule])
 
 
-def _digest(setup: TrainingSetup) -> str:
+def _digest(setup: TrainingSetup, change: changes.Change) -> str:
     """Content hash of where a training starts, what may change and what it learns from."""
-    trainable = [name for name, p in setup.network.named_parameters() if p.requires_grad]
-    digest = hashlib.sha256(repr((list(setup.weights), trainable)).encode())
-    for name, tensor in setup.network.state_dict().items():
+    trainable = [name for name, p in change.named_parameters() if p.requires_grad]
+    digest = hashlib.sha256(repr((list(setup.weights), trainable, setup.change)).encode())
+    for name, tensor in change.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
     for name, items in {"train": setup.train, **setup.valid}.items():
         digest.update(name.encode() + graphs_digest(items).encode())

@@ -72,14 +72,17 @@ class TrainingState:
         self.done = self.epoch + self.position / n_batches
 
     def judge(self, row: dict[str, Any], scores: Mapping[str, float], rule: str, average: Stateful) -> None:
-        """Record an evaluation; keep the averaged weights where the score named `rule` is a new low."""
-        best = scores[rule] < self.lows.get(rule, math.inf)
+        """Record an evaluation; keep the averaged weights where the score named `rule` is a new low.
+
+        Without scores it is on record only.
+        """
+        best = scores.get(rule, math.inf) < self.lows.get(rule, math.inf)
         if best:
             self.best_epoch = row["epoch"]
             self.best_weights = {name: tensor.clone() for name, tensor in average.state_dict().items()}
         lower = {name: score for name, score in scores.items() if score < self.lows.get(name, math.inf)}
         self.lows |= lower
-        self.stale = 0 if lower else self.stale + 1
+        self.stale = 0 if lower or not scores else self.stale + 1
         self.history.append(row)
         self.loss, self.losses = 0.0, 0
 

@@ -8,11 +8,28 @@ from models.strategies.base import REPLAY_HEAD, TARGET_HEAD, Strategy, Target, T
 from models.strategies.frozen import Frozen
 from models.strategies.lora import Lora
 from models.strategies.naive import Naive
-from models.strategies.replay import MultiheadReplay, PseudolabelledReplay, ReplayLora
+from models.strategies.replay import (
+    MultiheadReplay,
+    PseudolabelledReplay,
+    ReplayLora,
+    SparsePseudolabelledReplay,
+    SparseReplay,
+)
 from models.strategies.scratch import FromScratch
+from models.strategies.sparse import Masked, Sparse
 
 AnyStrategy = Annotated[
-    FromScratch | Naive | Frozen | Lora | MultiheadReplay | PseudolabelledReplay | ReplayLora,
+    FromScratch
+    | Naive
+    | Frozen
+    | Lora
+    | Sparse
+    | Masked
+    | MultiheadReplay
+    | PseudolabelledReplay
+    | ReplayLora
+    | SparseReplay
+    | SparsePseudolabelledReplay,
     Field(discriminator="kind"),
 ]
 
@@ -26,10 +43,14 @@ __all__ = [
     "FromScratch",
     "Frozen",
     "Lora",
+    "Masked",
     "MultiheadReplay",
     "Naive",
     "PseudolabelledReplay",
     "ReplayLora",
+    "Sparse",
+    "SparsePseudolabelledReplay",
+    "SparseReplay",
     "Strategy",
     "Target",
     "TrainingData",

@@ -74,6 +74,10 @@ class Strategy(BaseModel, ABC):
         """The same strategy with another seed of its optimisation."""
         return self.model_copy(update={"optimisation": self.optimisation.model_copy(update={"seed": seed})})
 
+    def begins(self, longer: Self) -> bool:
+        """Whether a training by `longer`, the same strategy with more epochs, begins as this one."""
+        return self.optimisation.begins(longer.optimisation)
+
     def prepare(self, foundation: Potential, e0s: Mapping[int, float], data: TrainingData) -> TrainingSetup:
         """The network to train, its data and its loss, from a foundation and the target's E0s (eV).
 

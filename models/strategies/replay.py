@@ -10,6 +10,7 @@ from models.heads import select_heads
 from models.potentials import Network, Potential
 from models.strategies.base import REPLAY_HEAD, Strategy, Target, TrainingData
 from models.strategies.lora import LowRank
+from models.strategies.sparse import Thresholded
 from models.training import EmptyTraining, Optimisation, TrainingSetup
 
 
@@ -75,3 +76,19 @@ class ReplayLora(LowRank, Replay):
     kind: Literal["replay_lora"] = "replay_lora"
     optimisation: Optimisation = Optimisation(learning_rate=1e-3, clip_gradient=10.0)
     rank: int = Field(4, ge=1)
+
+
+class SparseReplay(Thresholded, Replay):
+    """Replay on original labels, with few changed weights: the future work of OpenReview moBqB1CUym."""
+
+    replay_parts: ClassVar[Mapping[str, str]] = MultiheadReplay.replay_parts
+
+    kind: Literal["sparse_replay"] = "sparse_replay"
+    optimisation: Optimisation = Optimisation(learning_rate=3e-3, clip_gradient=10.0)
+
+
+class SparsePseudolabelledReplay(Thresholded, Replay):
+    """Replay on the foundation's own predictions, with few changed weights."""
+
+    kind: Literal["sparse_pseudolabelled_replay"] = "sparse_pseudolabelled_replay"
+    optimisation: Optimisation = Optimisation(learning_rate=3e-3, clip_gradient=10.0)

@@ -10,7 +10,14 @@ from models.e0s import E0Policy, read_e0s, refit_file
 from models.finetuning import FurtherTarget, fine_tune
 from models.graphs import graphs, predict
 from models.pseudolabels import pseudolabel, replay_set
-from models.strategies import Lora, Naive, PseudolabelledReplay, ReplayLora
+from models.strategies import (
+    Lora,
+    Masked,
+    Naive,
+    PseudolabelledReplay,
+    ReplayLora,
+    SparsePseudolabelledReplay,
+)
 from models.training import Optimisation
 from models.training_state import ResumeError
 
@@ -75,6 +82,21 @@ def test_a_state_of_another_training_is_not_gone_on_from(files, tmp_path):
     other = Naive(optimisation=QUICK.model_copy(update={"learning_rate": 0.001}))
     with pytest.raises(ResumeError, match="learning_rate"):
         fine_tune(other, files, "GFN2-xTB", {}, tmp_path / "other", goes_on_from=made["state"])
+
+
+@pytest.mark.parametrize(
+    "strategy", [Masked(optimisation=QUICK), SparsePseudolabelledReplay(optimisation=QUICK)]
+)
+def test_what_did_not_change_is_the_foundations_bit_for_bit(strategy, files, tmp_path):
+    # Also through a head for replay, whose way there and back rounds weights of the readouts.
+    made = fine_tune(strategy, files, "GFN2-xTB", {}, tmp_path)
+    start, specialist = potentials.load(files["foundation"]), potentials.load(made["checkpoint"])
+    before, after = dict(start.network.named_parameters()), dict(specialist.network.named_parameters())
+    assert {name: p.shape for name, p in before.items()} == {name: p.shape for name, p in after.items()}
+    n_changed = sum(int((p != before[name]).sum()) for name, p in after.items())
+    history = json.loads(made["history"].read_text())
+    # Weights of the replay head are counted, and go with it.
+    assert 0 < n_changed <= history["trained_parameters"] <= 0.031 * potentials.n_parameters(start.network)
 
 
 @pytest.mark.parametrize("strategy", [Naive(optimisation=ONE), PseudolabelledReplay(optimisation=ONE)])

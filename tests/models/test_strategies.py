@@ -20,10 +20,14 @@ from models.strategies import (
     FromScratch,
     Frozen,
     Lora,
+    Masked,
     MultiheadReplay,
     Naive,
     PseudolabelledReplay,
     ReplayLora,
+    Sparse,
+    SparsePseudolabelledReplay,
+    SparseReplay,
     Strategy,
     Target,
     TrainingData,
@@ -32,7 +36,7 @@ from models.strategies.lora import with_adapters
 from models.training import EmptyTraining, Fit, Optimisation, fit
 
 STRATEGIES = get_args(get_args(AnyStrategy)[0])
-WITH_REPLAY = (MultiheadReplay, PseudolabelledReplay, ReplayLora)
+WITH_REPLAY = (MultiheadReplay, PseudolabelledReplay, ReplayLora, SparseReplay, SparsePseudolabelledReplay)
 E0S = {1: -13.0, 8: -110.0, 11: -5.5, 17: -19.5}
 QUICK = Optimisation(learning_rate=0.003, ema_decay=0.5, epochs=3, max_edges=60)
 CANDIDATES = [
@@ -44,6 +48,9 @@ CANDIDATES = [
     MultiheadReplay(optimisation=QUICK),
     PseudolabelledReplay(optimisation=QUICK),
     ReplayLora(optimisation=QUICK.model_copy(update={"learning_rate": 0.02}), alpha=4.0),
+    Sparse(optimisation=QUICK, trained_share=0.3),
+    Masked(optimisation=QUICK, trained_share=0.3),
+    SparsePseudolabelledReplay(optimisation=QUICK, trained_share=0.3),
 ]
 
 
@@ -344,10 +351,13 @@ def test_names_tell_settings_apart():
     assert [s.name for s in CANDIDATES] == [
         "from-scratch", "naive", "frozen-interactions", "frozen-but-readouts", "lora-r4",
         "multihead-replay", "pseudolabelled-replay", "replay-lora-r4",
+        "sparse-30pct", "masked-30pct-fisher", "sparse-pseudolabelled-replay-30pct",
     ]  # fmt: skip
+    assert Sparse(trained_share=0.005).name == "sparse-0-5pct"
+    assert Sparse(trained_share=None, threshold_decay=0.3).name == "sparse-free"
     assert Lora(called="slow-lora").name == "slow-lora"
     kinds = [kind().kind for kind in STRATEGIES]
-    assert len(set(kinds)) == len(kinds) == 7
+    assert len(set(kinds)) == len(kinds) == 11
 
 
 def test_the_defaults_are_the_papers():
@@ -363,6 +373,11 @@ def test_the_defaults_are_the_papers():
         "multihead_replay": (1e-4, 0.9999, 1.0),
         "pseudolabelled_replay": (1e-4, 0.9999, 1.0),
         "replay_lora": (1e-3, 0.999, 10.0),
+        # Ours: as LoRA, whose few parameters want the larger rate too.
+        "sparse": (1e-2, 0.99, 10.0),
+        "masked": (1e-2, 0.99, 10.0),
+        "sparse_replay": (3e-3, 0.999, 10.0),
+        "sparse_pseudolabelled_replay": (3e-3, 0.999, 10.0),
     }
     replay = MultiheadReplay()
     assert (replay.weights.energy, replay.weights.forces) == (10.0, 10.0)
