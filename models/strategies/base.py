@@ -74,7 +74,7 @@ class Strategy(BaseModel, ABC):
         """The same strategy with another seed of its optimisation."""
         return self.model_copy(update={"optimisation": self.optimisation.model_copy(update={"seed": seed})})
 
-    def begins(self, longer: Self) -> bool:
+    def begins(self, longer: "Strategy") -> bool:
         """Whether a training by `longer`, the same strategy with more epochs, begins as this one."""
         return self.optimisation.begins(longer.optimisation)
 

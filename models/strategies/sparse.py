@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ class Thresholded(FewWeights):
     )
     reached: float = Field(0.5, ge=0, le=1, description="share of the training until the share is reached")
 
-    def begins(self, longer: Self) -> bool:
+    def begins(self, longer: Strategy) -> bool:
         """As every strategy, but not where the way to a share follows the number of epochs."""
         return super().begins(longer) and (self.trained_share is None or self.reached == 0.0)
 
