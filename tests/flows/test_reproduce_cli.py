@@ -184,11 +184,11 @@ def test_the_first_step_that_comes_out_differently_is_named(record: Campaign, mi
     start = resolve_foundation.fn(FoundationChoice(name=str(mini.with_name("foundation.safetensors"))))
     told = reproduce(refit_e0s.fn(campaign, start, data))
     assert told.exit_code == 1
-    assert "ingest_labels mini-train: different (" in told.output
+    assert "ingest_labels mini-train, mini-valid: different (" in told.output
     assert "\n  train: REF_energy per atom: 0.01 apart, 0.01 of its range\n" in told.output
     assert "refit_e0s mini-e0s: different, on inputs that had come out differently (" in told.output
     assert told.output.splitlines()[-2:] == [
-        "First difference: ingest_labels mini-train",
+        "First difference: ingest_labels mini-train, mini-valid",
         "Verdict: different",
     ]
 
@@ -207,7 +207,7 @@ def test_rounding_is_told_from_a_difference_with_what_may_be_its_cause(
     assert "  children.torch_threads: 4 then, 1 now" in lines
     assert "  machine: not on record then, on record now" in lines  # as of records from before there was any
     first, verdict = lines[-2:]
-    assert first == "First difference: ingest_labels mini-train"
+    assert first == "First difference: ingest_labels mini-train, mini-valid"
     assert verdict == "Verdict: equal within tolerance"
 
 
