@@ -207,7 +207,7 @@ def test_rounding_is_told_from_a_difference_with_what_may_be_its_cause(
     assert "  children.torch_threads: 4 then, 1 now" in lines
     assert "  machine: not on record then, on record now" in lines  # as of records from before there was any
     first, verdict = lines[-2:]
-    assert first == "First difference: ingest_labels mini-train, mini-valid"
+    assert first == "First difference: ingest_labels mini-train"
     assert verdict == "Verdict: equal within tolerance"
 
 
