@@ -36,8 +36,9 @@ def learn_moments(network: Network, frames: Sequence[Atoms], seed: int) -> None:
     found: dict[int, list[float]] = {int(z): [] for z in network.atomic_numbers}
     for atoms in frames:
         label, _ = moments(atoms)
-        for z, magnitude in zip(atoms.numbers, [] if label is None else np.linalg.norm(label, axis=1)):  # noqa: B905
-            found[int(z)].append(float(magnitude))
+        if label is not None:
+            for z, magnitude in zip(atoms.numbers, np.linalg.norm(label, axis=1), strict=True):
+                found[int(z)].append(float(magnitude))
     with torch.random.fork_rng(devices=[]), building(next(network.parameters()).dtype):
         torch.manual_seed(seed)
         give_moments(network)
