@@ -7,7 +7,7 @@ kernels, parts of batches, several processes and files know nothing of it.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -76,6 +76,7 @@ class SoftThresholds:
     With a shrinkage of 1 this is the soft threshold of OpenReview moBqB1CUym; with less, changes lose less of
     their size. All weights of the tensors named in `groups` have a Δ, and every group of them, of so many
     elements, its own τ; the other parameters of the network, which has `n_weights` that can be trained, stay.
+    Those that are `new`, which its foundation does not have, are moved themselves and count for nothing.
     Both are trained, τ with a decoupled weight decay of `decay`.
 
     Without a `share`, c is 0 and τ starts where δ is `threshold`. With one, c is what leaves no more than
@@ -93,6 +94,7 @@ class SoftThresholds:
     shrinkage: float
     threshold: float
     decay: float
+    new: tuple[str, ...] = ()
 
     def of(self, network: Network) -> Change:
         """The network with Δ and τ."""
@@ -101,10 +103,14 @@ class SoftThresholds:
 
 @dataclass(frozen=True, kw_only=True)
 class Positions:
-    """Weights at fixed positions change, by tensor (int64, of its elements), of `n_weights` in all."""
+    """Weights at fixed positions change, by tensor (int64, of its elements), of `n_weights` in all.
+
+    Parameters that are `new` are moved themselves.
+    """
 
     chosen: Mapping[str, torch.Tensor]
     n_weights: int
+    new: tuple[str, ...] = ()
 
     def of(self, network: Network) -> Change:
         """The network with a change for each of these weights."""
@@ -112,20 +118,23 @@ class Positions:
 
 
 class _Sparse(Change, ABC):
-    """The weights `names` end to end, of which few change. All others are not differentiated."""
+    """The weights `names` end to end, of which few change, and `new` ones. No others are differentiated."""
 
     before: torch.Tensor
 
-    def __init__(self, network: Network, names: list[str], n_weights: int) -> None:
+    def __init__(self, network: Network, names: list[str], new: Sequence[str], n_weights: int) -> None:
         super().__init__(network)
-        self.names, self.n_weights = names, n_weights
+        self.names, self.new, self.n_weights = names, new, n_weights
         network.requires_grad_(False)
-        for parameter in self._parts():
+        for parameter in (*self._parts(), *self._new()):
             parameter.requires_grad_()
         self.register_buffer("before", self._flat(), persistent=False)
 
     def _parts(self) -> list[torch.nn.Parameter]:
         return [self.network.get_parameter(name) for name in self.names]
+
+    def _new(self) -> list[torch.nn.Parameter]:
+        return [self.network.get_parameter(name) for name in self.new]
 
     def _flat(self) -> torch.Tensor:
         return torch.cat([p.detach().flatten() for p in self._parts()])
@@ -151,15 +160,19 @@ class _Sparse(Change, ABC):
 
     def facts(self) -> dict[str, float]:
         """Changed weights as a share of all of the network, and of those that may change."""
-        changed = self.n_trained()
+        changed = self.n_changed()
         return {
             "changed_share": changed / self.n_weights,
             "changed_share_of_chosen": changed / len(self.before),
         }
 
-    def n_trained(self) -> int:
+    def n_changed(self) -> int:
         """Number of weights that are not what they were."""
         return int((self._flat() != self.before).sum())
+
+    def n_trained(self) -> int:
+        """Number of weights that are not what they were, and of new ones."""
+        return self.n_changed() + sum(p.numel() for p in self._new())
 
 
 class _Thresholded(_Sparse):
@@ -168,7 +181,7 @@ class _Thresholded(_Sparse):
     taken: torch.Tensor
 
     def __init__(self, network: Network, rule: SoftThresholds) -> None:
-        super().__init__(network, list(rule.groups), rule.n_weights)
+        super().__init__(network, list(rule.groups), rule.new, rule.n_weights)
         self.rule = rule
         self.sizes = [size for sizes in rule.groups.values() for size in sizes]
         like = self.before
@@ -180,7 +193,10 @@ class _Thresholded(_Sparse):
         self.register_buffer("taken", torch.zeros((), dtype=torch.int64, device=like.device))
 
     def moved(self) -> list[dict[str, Any]]:
-        return [{"params": [self.delta]}, {"params": [self.tau], "weight_decay": self.rule.decay}]
+        return [
+            {"params": [self.delta, *self._new()]},
+            {"params": [self.tau], "weight_decay": self.rule.decay},
+        ]
 
     @torch.no_grad()
     def take_gradients(self) -> None:
@@ -232,7 +248,7 @@ class _Thresholded(_Sparse):
         return float(heights.kthvalue(len(heights) - budget).values)
 
     def may_be_kept(self) -> bool:
-        return self.rule.share is None or self.n_trained() <= self._budget(1.0) * _ROUNDING
+        return self.rule.share is None or self.n_changed() <= self._budget(1.0) * _ROUNDING
 
     def facts(self) -> dict[str, float]:
         """With the threshold of every tensor or path."""
@@ -249,7 +265,7 @@ class _Masked(_Sparse):
     index: torch.Tensor
 
     def __init__(self, network: Network, rule: Positions) -> None:
-        super().__init__(network, list(rule.chosen), rule.n_weights)
+        super().__init__(network, list(rule.chosen), rule.new, rule.n_weights)
         parts = self._parts()
         starts = [0, *torch.tensor([p.numel() for p in parts]).cumsum(0).tolist()]
         index = torch.cat([start + where for start, where in zip(starts, rule.chosen.values(), strict=False)])
@@ -257,7 +273,7 @@ class _Masked(_Sparse):
         self.delta = torch.nn.Parameter(self.before.new_zeros(len(index)))
 
     def moved(self) -> list[dict[str, Any]]:
-        return [{"params": [self.delta]}]
+        return [{"params": [self.delta, *self._new()]}]
 
     def take_gradients(self) -> None:
         self.delta.grad = self._taken()[self.index]

@@ -156,7 +156,8 @@ def keep_what_did_not_change(network: Network, untrained: Network, exact: Networ
     """
     before, wanted = untrained.state_dict(), exact.state_dict()
     for name, parameter in network.named_parameters():
-        parameter.copy_(torch.where(parameter == before[name], wanted[name], parameter))
+        if name in wanted:  # a part for moments is new
+            parameter.copy_(torch.where(parameter == before[name], wanted[name], parameter))
 
 
 def _check_e0s(specialist: Potential, e0s: Mapping[str, Mapping[int, float]]) -> None:

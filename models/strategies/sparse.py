@@ -23,7 +23,10 @@ _SCORED = 128  # structures that tell which weights matter
 
 
 class FewWeights(Strategy):
-    """What sparse strategies have in common: a share of the weights that may change, and of which tensors."""
+    """What sparse strategies have in common: a share of the weights that may change, and of which tensors.
+
+    What the foundation does not have, as a part for magnetic moments, is trained as a whole and not counted.
+    """
 
     trained_share: float | None = Field(
         0.03, gt=0, lt=1, description="changed weights, of all weights of the network"
@@ -40,10 +43,13 @@ class FewWeights(Strategy):
     def prepare(self, foundation: Potential, e0s: Mapping[int, float], data: TrainingData) -> TrainingSetup:
         """As every strategy, with the rule by which few weights change."""
         setup = super().prepare(foundation, e0s, data)
-        tensors = self._tensors(setup.network)
+        known = {name for name, _ in foundation.network.named_parameters()}
+        trained = [name for name, p in setup.network.named_parameters() if p.requires_grad]
+        new = tuple(name for name in trained if name not in known)
+        tensors = {name: paths for name, paths in self._tensors(setup.network).items() if name in known}
         if not tensors:
             raise EmptyTraining(f"{self.name}: {type(setup.network).__name__} has no layer that may change")
-        return replace(setup, change=self.rule(setup, tensors))
+        return replace(setup, change=self.rule(setup, tensors, new))
 
     def _tensors(self, network: Network) -> dict[str, tuple[int, ...]]:
         """Names of the tensors that may change, with the sizes of their paths in order."""
@@ -63,8 +69,10 @@ class FewWeights(Strategy):
                 found[name] = (parameter.numel(),)
         return found
 
-    def rule(self, setup: TrainingSetup, tensors: Mapping[str, tuple[int, ...]]) -> Rule:
-        """How the weights of these tensors change."""
+    def rule(
+        self, setup: TrainingSetup, tensors: Mapping[str, tuple[int, ...]], new: tuple[str, ...]
+    ) -> Rule:
+        """How the weights of these tensors change, and what is `new` with them."""
         raise NotImplementedError
 
 
@@ -90,17 +98,20 @@ class Thresholded(FewWeights):
         """As every strategy, but not where the way to a share follows the number of epochs."""
         return super().begins(longer) and (self.trained_share is None or self.reached == 0.0)
 
-    def rule(self, setup: TrainingSetup, tensors: Mapping[str, tuple[int, ...]]) -> Rule:
+    def rule(
+        self, setup: TrainingSetup, tensors: Mapping[str, tuple[int, ...]], new: tuple[str, ...]
+    ) -> Rule:
         """Soft thresholds."""
         whole = {name: (sum(sizes),) for name, sizes in tensors.items()}
         return SoftThresholds(
             groups=whole if self.thresholds == "layer" else tensors,
-            n_weights=n_parameters(setup.network),
+            n_weights=_n_weights(setup.network, new),
             share=self.trained_share,
             reached=self.reached,
             shrinkage=1.0 if self.trained_share is None else self.shrinkage,
             threshold=self.initial_threshold,
             decay=self.threshold_decay,
+            new=new,
         )
 
 
@@ -129,7 +140,9 @@ class Masked(FewWeights):
     def _described(self) -> str:
         return f"{super()._described()}-{self.by}"
 
-    def rule(self, setup: TrainingSetup, tensors: Mapping[str, tuple[int, ...]]) -> Rule:
+    def rule(
+        self, setup: TrainingSetup, tensors: Mapping[str, tuple[int, ...]], new: tuple[str, ...]
+    ) -> Rule:
         """The positions of the weights with the largest scores."""
         network = setup.network
         fisher = _fisher(setup, list(tensors), self.optimisation.seed)
@@ -141,13 +154,18 @@ class Masked(FewWeights):
         else:
             scores = fisher
         ranked = torch.cat([scores[name].where(f > 0, -1.0) for name, f in fisher.items()])
-        n_weights = n_parameters(network)
+        n_weights = _n_weights(network, new)
         wanted = min(round(self.trained_share * n_weights), int((ranked >= 0).sum()))
         keep = torch.zeros(len(ranked), dtype=torch.bool)
         keep[ranked.topk(wanted).indices] = True
         parts = keep.split([len(f) for f in fisher.values()])
         chosen = {name: part.nonzero().flatten() for name, part in zip(fisher, parts, strict=True)}
-        return Positions(chosen=chosen, n_weights=n_weights)
+        return Positions(chosen=chosen, n_weights=n_weights, new=new)
+
+
+def _n_weights(network: Network, new: tuple[str, ...]) -> int:
+    """The weights of a network that can be trained, but for new ones."""
+    return n_parameters(network) - sum(network.get_parameter(name).numel() for name in new)
 
 
 def _fisher(setup: TrainingSetup, names: list[str], seed: int) -> dict[str, torch.Tensor]:

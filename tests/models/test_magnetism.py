@@ -20,7 +20,7 @@ from models.graphs import Prediction, graphs, predict
 from models.losses import Weights
 from models.magnetism import learn_moments, relax_moments
 from models.potentials import Potential
-from models.strategies import Frozen, Lora, Naive, TrainingData
+from models.strategies import Frozen, Lora, Masked, Naive, Sparse, TrainingData
 from models.systems.spin_lattice import SpinLattice
 from models.training import Optimisation, fit
 
@@ -179,7 +179,13 @@ QUICK = Optimisation(learning_rate=0.01, ema_decay=0.9, clip_gradient=10.0, epoc
 
 @pytest.mark.parametrize(
     "strategy",
-    [Naive(optimisation=QUICK), Frozen(optimisation=QUICK), Lora(optimisation=QUICK, rank=2)],
+    [
+        Naive(optimisation=QUICK),
+        Frozen(optimisation=QUICK),
+        Lora(optimisation=QUICK, rank=2),
+        Sparse(optimisation=QUICK),
+        Masked(optimisation=QUICK),
+    ],
     ids=lambda s: s.kind,
 )
 def test_strategies_start_as_the_foundation_and_train_moments(strategy, tiny_potential, tmp_path) -> None:
