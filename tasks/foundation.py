@@ -31,7 +31,8 @@ def resolve_foundation(choice: FoundationChoice) -> str:
     foundation.admit(choice.name, trust.trusted)  # before a copy of it is kept
     source = {} if file is None else {"file": artifacts.import_file(file, "model-file", file.name).id}
 
-    recipe = Recipe(parameters=choice.model_dump(), inputs=source, names={"foundation": choice.name})
+    asked = choice.model_dump(exclude=set() if choice.adopt else {"adopt"})
+    recipe = Recipe(parameters=asked, inputs=source, names={"foundation": choice.name})
     return made(RESOLVE_FOUNDATION, recipe)["foundation"]
 
 
