@@ -33,7 +33,7 @@ def files(tiny_foundation, tmp_path_factory):
     return found | {"steel": delta}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def specialists(tiny_foundation, files):
     made = Specialists(tiny_foundation)
     for name, path in files.items():
@@ -53,6 +53,7 @@ def test_after_any_order_of_switches_each_has_its_own_bits(tiny_foundation, file
     assert 0 < specialists.bytes < 0.5 * 3 * dense
 
 
+@pytest.mark.slow
 def test_calculators_that_share_a_network_do_not_disturb_each_other(files, specialists, salt_water):
     alone = {}
     for name, path in files.items():
@@ -92,6 +93,7 @@ def test_what_cannot_share_the_network_is_refused(tiny_foundation, files, specia
         specialists.add("fewer", tmp_path / "fewer.safetensors")
 
 
+@pytest.mark.slow
 def test_a_difference_counts_weights_e0s_heads_and_elements(tiny_foundation, files, tmp_path):
     start = potentials.load(tiny_foundation)
     found = difference(of_files(tiny_foundation, files["ice"]))
