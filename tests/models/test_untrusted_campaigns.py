@@ -82,7 +82,7 @@ def test_every_path_of_a_campaign_is_looked_at() -> None:
         (section, name)
         for section, schema in definitions.items()
         for name, field in schema.get("properties", {}).items()
-        if "'path'" in repr(field)
+        if "'format': 'path'" in repr(field)
     }
     sections = {"Labels", "FurtherLabels", "ReferenceTrajectories", "ReferenceStructures", "Replay", "Starts"}
     assert found == {(section, "path") for section in sections}
