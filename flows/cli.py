@@ -79,8 +79,7 @@ def run(
     overrides = _given(labels=labels, level_of_theory=level_of_theory, foundation=foundation, seed=seed)
     overrides |= _fields(set_)
     _check(campaign, overrides, trust=trust)
-    url = ensure_server(out.print)
-    out.print(f"Watch it at {url.removesuffix('/api')}/runs")
+    _serve()
     from flows.finetune import finetune
 
     outcome = finetune(campaign, **overrides)
@@ -116,8 +115,7 @@ def sweep(
     plan = _check(campaign, overrides, trust=trust)
     for line in sweep_of(plan, campaign).told():
         out.print(escape(line))
-    url = ensure_server(out.print)
-    out.print(f"Watch it at {url.removesuffix('/api')}/runs")
+    _serve()
     from flows.sweep import sweep
 
     outcome = sweep(campaign, **overrides)
@@ -144,8 +142,7 @@ def distil(
     overrides = _given(seed=seed) | _fields(set_)
     _check(campaign, overrides, trust=False)
     teacher = str(Path(teacher).absolute()) if teacher and Path(teacher).exists() else teacher
-    url = ensure_server(out.print)
-    out.print(f"Watch it at {url.removesuffix('/api')}/runs")
+    _serve()
     from flows.distil import distil
 
     outcome = distil(campaign, teacher=teacher, **overrides)
@@ -212,8 +209,7 @@ def validate(
     file = Path(model)
     model = str(file.absolute()) if file.exists() else model
     _admit(model, trust=trust)
-    url = ensure_server(out.print)
-    out.print(f"Watch it at {url.removesuffix('/api')}/runs")
+    _serve()
     from flows.validate import validate
 
     outcome = validate(model, against, head=head or "", **overrides)
@@ -242,8 +238,7 @@ def promote(
 @app.command()
 def revalidate(campaign: Name) -> None:
     """Check what a campaign has promoted: its bytes, and its acceptance on the pinned inputs."""
-    url = ensure_server(out.print)
-    out.print(f"Watch it at {url.removesuffix('/api')}/runs")
+    _serve()
     from flows.revalidate import revalidate
 
     for line in revalidate([campaign]):
@@ -269,6 +264,12 @@ def verify() -> None:
     if problems:
         raise typer.Exit(1)
     out.print("Everything on record is there and unchanged.")
+
+
+def _serve() -> None:
+    """Have a server for the flow that follows, and say where to watch it."""
+    url = ensure_server(out.print)
+    out.print(f"Watch it at {url.removesuffix('/api')}/runs")
 
 
 def _check(campaign: str, overrides: Mapping[str, Any], *, trust: bool = False) -> Any:

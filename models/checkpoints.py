@@ -93,7 +93,7 @@ def smallest(checkpoint: Path, foundation: Path) -> Path:
     stored: Tensors = {}
     for name, tensor in weights.items():
         old = base.get(name)
-        if old is None or old.shape != tensor.shape or old.dtype != tensor.dtype:
+        if old is None or not comparable(old, tensor):
             stored[name] = tensor
             continue
         index = changed(old, tensor).nonzero().flatten().int()
@@ -135,6 +135,11 @@ def aligned(described: Mapping[str, Any], weights: Tensors, wanted: Mapping[str,
     from models.potentials import taken
 
     return taken(described, weights, new)
+
+
+def comparable(before: torch.Tensor | None, after: torch.Tensor) -> bool:
+    """Whether there is a tensor before that has the shape and the type of the one after."""
+    return before is not None and before.shape == after.shape and before.dtype == after.dtype
 
 
 def changed(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:

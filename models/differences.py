@@ -91,7 +91,7 @@ class Pair:
         return {
             name: (
                 checkpoints.changed(self.before[name], self.after[name]).numpy()
-                if _comparable(self.before.get(name), self.after[name])
+                if checkpoints.comparable(self.before.get(name), self.after[name])
                 else np.ones(self.after[name].numel(), dtype=bool)
             )
             for name in self.trained
@@ -102,7 +102,7 @@ def of_files(before: Path, after: Path) -> Pair:
     """Read two checkpoints; raises CheckpointError where that fails, or they have no layer in common."""
     described, weights = checkpoints.read(after)
     found = _pair(before, described, weights, build(described["architecture"]))
-    if not any(_comparable(found.before.get(name), found.after[name]) for name in found.trained):
+    if not any(checkpoints.comparable(found.before.get(name), found.after[name]) for name in found.trained):
         raise CheckpointError(f"{before} and {after} have no layer in common: they are other networks")
     return found
 
@@ -131,7 +131,7 @@ def difference(compared: Pair) -> Difference:
         if name not in trained
         and name != E0S
         and not (
-            _comparable(compared.before.get(name), tensor)
+            checkpoints.comparable(compared.before.get(name), tensor)
             and not checkpoints.changed(compared.before[name], tensor).any()
         )
     ]
@@ -152,7 +152,7 @@ def difference(compared: Pair) -> Difference:
 def _layer(name: str, mask: np.ndarray, compared: Pair) -> Layer:
     old, new = compared.before.get(name), compared.after[name]
     n_changed = int(mask.sum())
-    if old is None or not _comparable(old, new):
+    if old is None or not checkpoints.comparable(old, new):
         return Layer(name=name, weights=mask.size, changed=n_changed, stored_anew=True)
     change = (new.double() - old.double()).numpy()
     norm = float(np.linalg.norm(old.double().numpy()))
@@ -163,10 +163,6 @@ def _layer(name: str, mask: np.ndarray, compared: Pair) -> Layer:
         largest=float(np.abs(change).max()),
         relative=float(np.linalg.norm(change)) / norm if norm else None,
     )
-
-
-def _comparable(old: Any, new: Any) -> bool:
-    return old is not None and old.shape == new.shape and old.dtype == new.dtype
 
 
 def _e0s(compared: Pair) -> dict[str, dict[str, float]]:

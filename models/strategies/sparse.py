@@ -1,6 +1,7 @@
 """Sparse fine-tuning: few weights change, which ones is learned; and controls that choose them beforehand."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
@@ -69,11 +70,11 @@ class FewWeights(Strategy):
                 found[name] = (parameter.numel(),)
         return found
 
+    @abstractmethod
     def rule(
         self, setup: TrainingSetup, tensors: Mapping[str, tuple[int, ...]], new: tuple[str, ...]
     ) -> Rule:
         """How the weights of these tensors change, and what is `new` with them."""
-        raise NotImplementedError
 
 
 class Thresholded(FewWeights):
