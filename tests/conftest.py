@@ -35,6 +35,13 @@ os.environ.update(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file is one process's work, but all that starts from the finished campaign, which then runs once."""
+    for item in items:
+        shared = "finished" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("finished" if shared else item.path.stem))
+
+
 @pytest.fixture(autouse=True)
 def temper_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Temper home of the test's own, with no database and no files in it."""

@@ -38,6 +38,7 @@ def test_a_promoted_specialist_teaches_another_student(
     assert run["name"] == "distil-mini"
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_not_the_champion_promotes_nothing(
     mini: Path, finished: tuple[Any, str], temper: Callable[..., Any]
 ) -> None:

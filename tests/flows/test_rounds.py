@@ -101,6 +101,7 @@ def test_the_specialist_rests_on_every_label(record: Any) -> None:
     assert any({"label", "structures", "uncertainty"} <= inside(tree(row["id"])) for row in histories)
 
 
+@pytest.mark.slow
 def test_what_a_round_taught_is_computed_again(record: Any) -> None:
     (student,) = record.ask("SELECT id FROM artifact WHERE kind = 'checkpoint' AND name = 'active-student'")
     told = record("reproduce", student["id"])

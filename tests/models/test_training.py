@@ -1,4 +1,5 @@
 import copy
+import json
 import math
 import signal
 import subprocess
@@ -108,6 +109,7 @@ def test_the_seed_decides_the_order_and_nothing_else_does(original):
 
 
 TRAIN = """
+import json
 import os
 import pathlib
 import signal
@@ -118,26 +120,36 @@ from models.datasets import read_structures
 from models.potentials import Potential, save
 sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
-from test_training import QUICK, setup_from
+from test_training import QUICK, saved_state, setup_from
 foundation, labels, state, out = map(pathlib.Path, sys.argv[2:6])
-event, count, number = sys.argv[6], int(sys.argv[7]), getattr(signal, sys.argv[8])
-signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-def counted(function):
+
+def counted(function, count, number):
     def call(*args):
-        global count
+        nonlocal count
         count -= 1
         if count == 0:
             os.kill(os.getpid(), number)
         return function(*args)
     return call
-if event == "sync":
-    os.fsync = counted(os.fsync)
-elif event != "never":
-    setattr(training, event, counted(getattr(training, event)))
-fitted = training.fit(
-    setup_from(foundation, read_structures(labels)), QUICK, state_path=state, save_seconds=float(sys.argv[9])
-)
-save(Potential(network=fitted.network, level_of_theory={}, provenance={}), out)
+
+def train(event, count, kind, save_seconds):
+    number = getattr(signal, kind)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if event == "sync":
+        os.fsync = counted(os.fsync, count, number)
+    elif event != "never":
+        setattr(training, event, counted(getattr(training, event), count, number))
+    setup = setup_from(foundation, read_structures(labels))
+    fitted = training.fit(setup, QUICK, state_path=state, save_seconds=save_seconds)
+    save(Potential(network=fitted.network, level_of_theory={}, provenance={}), out)
+
+for given in json.loads(sys.argv[6]):
+    child = os.fork()  # this process has not computed anything, so that a copy of it can
+    if child == 0:
+        train(*given)
+        sys.exit()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([code, saved_state(state).updates]), flush=True)
 """
 
 
@@ -153,23 +165,19 @@ KILLS = [
     ("_judge", 1, "SIGTERM", 60.0, 14),  # before an evaluation: it is not passed over
     ("_update", 3, "SIGTERM", 60.0, 17),  # inside an update: it is finished and saved
 ]
+CODES = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 128 + signal.SIGTERM}
 
 
 def test_a_training_killed_in_every_way_goes_on_bit_for_bit(tiny_foundation, labelled_waters, tmp_path):
     labels, state, resumed = (tmp_path / name for name in ("labels.xyz", "state.pt", "resumed"))
     write_structures(labels, labelled_waters)
-
-    def train(event: str, count: int, kind: str, save_seconds: float) -> int:
-        arguments = [Path(__file__).parent, tiny_foundation, labels, state, resumed]
-        arguments += [event, count, kind, save_seconds]
-        command = [sys.executable, "-W", "ignore", "-c", TRAIN, *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, check=False).returncode
-
-    for event, count, kind, save_seconds, updates in KILLS:
-        code = train(event, count, kind, save_seconds)
-        assert code == (-signal.SIGKILL if kind == "SIGKILL" else 128 + signal.SIGTERM)
-        assert saved_state(state).updates == updates
-    assert train("never", 0, "SIGKILL", 60.0) == 0
+    trainings = [given for *given, _ in KILLS] + [["never", 0, "SIGKILL", 60.0]]
+    arguments = [Path(__file__).parent, tiny_foundation, labels, state, resumed, json.dumps(trainings)]
+    command = [sys.executable, "-W", "ignore", "-c", TRAIN, *map(str, arguments)]
+    told = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    *ends, (last, _) = map(json.loads, told.splitlines())
+    assert ends == [[CODES[kind], updates] for *_, kind, _, updates in KILLS]
+    assert last == 0
     undisturbed = fit(setup_from(tiny_foundation, read_structures(labels)), QUICK)
     assert identical(potentials.load(resumed).network, undisturbed.network)
     assert saved_state(state).history == undisturbed.history
