@@ -15,9 +15,6 @@ import torch
 
 from models.potentials import Network, n_parameters
 
-_EVERY = 10  # updates from one search for the common level to the next, which costs as much as all else
-_ROUNDING = 1.01  # of a share: weights whose change is about the threshold
-
 
 class Change(torch.nn.Module):
     """A network in training, and what the optimiser moves of it: its parameters themselves."""
@@ -33,8 +30,19 @@ class Change(torch.nn.Module):
     def take_gradients(self) -> None:
         """Turn the gradients of the network's parameters into those of what is moved."""
 
-    def write(self, progress: float) -> None:
-        """Make the network what follows from what was moved; `progress` is the share of the training done."""
+    def write(self) -> None:
+        """Make the network what follows from what was moved."""
+
+    def pace(self) -> float:
+        """What the learning rate is multiplied with."""
+        return 1.0
+
+    def turns(self, progress: float) -> bool:
+        """Decide anew what may change, if it is time, and whether it was: then the optimiser starts anew."""
+        return False
+
+    def agree(self, other: "Change") -> None:
+        """Let the same change as in `other`, of which this is the average."""
 
     def may_be_kept(self) -> bool:
         """Whether the network is one that the training may result in."""
@@ -71,27 +79,19 @@ DIRECTLY = _Directly()
 
 @dataclass(frozen=True, kw_only=True)
 class SoftThresholds:
-    """W' = W + S(Δ, δ), S(Δ, δ) = Δ - shrinkage · δ sign(Δ) where |Δ| > δ, else 0; δ = sigmoid(τ + c).
+    """W' = W + S(Δ, δ), S(Δ, δ) = sign(Δ) max(|Δ| - δ, 0), δ = sigmoid(τ), of OpenReview moBqB1CUym.
 
-    With a shrinkage of 1 this is the soft threshold of OpenReview moBqB1CUym; with less, changes lose less of
-    their size. All weights of the tensors named in `groups` have a Δ, and every group of them, of so many
-    elements, its own τ; the other parameters of the network, which has `n_weights` that can be trained, stay.
-    Those that are `new`, which its foundation does not have, are moved themselves and count for nothing.
-    Both are trained, τ with a decoupled weight decay of `decay`.
-
-    Without a `share`, c is 0 and τ starts where δ is `threshold`. With one, c is what leaves no more than
-    this share of the network's weights with a change, while τ says where they are: all may change at the
-    start, ever fewer until the share `reached` of the training is done.
+    All weights of the tensors named in `groups` have a Δ, and every group of them, of so many elements, its
+    own τ; the other parameters of the network, which has `n_weights` that can be trained, stay. Those that
+    are `new`, which its foundation does not have, are moved themselves and count for nothing. Both are
+    trained, τ with a decoupled weight decay of `decay`; it starts where δ is `threshold`.
 
     Unlike there, Δ starts at zero: the network starts as it was, and weights without a gradient stay bit for
-    bit. What is below its threshold has no gradient, except without a share: all start below it then.
+    bit. As all start below their threshold, those below it have a gradient too.
     """
 
     groups: Mapping[str, tuple[int, ...]]
     n_weights: int
-    share: float | None
-    reached: float
-    shrinkage: float
     threshold: float
     decay: float
     new: tuple[str, ...] = ()
@@ -99,6 +99,29 @@ class SoftThresholds:
     def of(self, network: Network) -> Change:
         """The network with Δ and τ."""
         return _Thresholded(network, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargestChanges:
+    """W' = W + Δ, in the end only of those weights of the tensors `names` that changed most on the way.
+
+    All of them change until the share `reached` of the training is done, at `search_rate` times the learning
+    rate: a step of so many weights goes farther than one of few. Then the threshold is set that leaves a
+    `share` of the network's `n_weights`. What is above it goes on from where it is, with an optimiser that
+    starts anew, as what it knew of the gradients was of another training; all else is again what it was, and
+    stays. Parameters that are `new` are moved themselves.
+    """
+
+    names: tuple[str, ...]
+    n_weights: int
+    share: float
+    reached: float
+    search_rate: float
+    new: tuple[str, ...] = ()
+
+    def of(self, network: Network) -> Change:
+        """The network with Δ."""
+        return _Largest(network, self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,14 +171,14 @@ class _Sparse(Change, ABC):
         return taken
 
     @torch.no_grad()
-    def write(self, progress: float) -> None:
+    def write(self) -> None:
         parts = self._parts()
-        flat = self._changed(progress).split([p.numel() for p in parts])
+        flat = self._changed().split([p.numel() for p in parts])
         for p, values in zip(parts, flat, strict=True):
             p.copy_(values.view_as(p))
 
     @abstractmethod
-    def _changed(self, progress: float) -> torch.Tensor:
+    def _changed(self) -> torch.Tensor:
         """What the weights become; what does not change is `before` bit for bit."""
 
     def facts(self) -> dict[str, float]:
@@ -176,21 +199,13 @@ class _Sparse(Change, ABC):
 
 
 class _Thresholded(_Sparse):
-    level: torch.Tensor
-    live: torch.Tensor
-    taken: torch.Tensor
-
     def __init__(self, network: Network, rule: SoftThresholds) -> None:
         super().__init__(network, list(rule.groups), rule.new, rule.n_weights)
         self.rule = rule
         self.sizes = [size for sizes in rule.groups.values() for size in sizes]
-        like = self.before
-        start = 0.0 if rule.share is not None else math.log(rule.threshold / (1.0 - rule.threshold))
-        self.delta = torch.nn.Parameter(torch.zeros_like(like))
-        self.tau = torch.nn.Parameter(like.new_full((len(self.sizes),), start))
-        self.register_buffer("level", like.new_zeros(()))
-        self.register_buffer("live", torch.ones_like(like, dtype=torch.bool))
-        self.register_buffer("taken", torch.zeros((), dtype=torch.int64, device=like.device))
+        start = math.log(rule.threshold / (1.0 - rule.threshold))
+        self.delta = torch.nn.Parameter(torch.zeros_like(self.before))
+        self.tau = torch.nn.Parameter(self.before.new_full((len(self.sizes),), start))
 
     def moved(self) -> list[dict[str, Any]]:
         return [
@@ -200,55 +215,25 @@ class _Thresholded(_Sparse):
 
     @torch.no_grad()
     def take_gradients(self) -> None:
-        gradient = self._taken()
-        alive = gradient * self.live
-        self.delta.grad = gradient if self.rule.share is None else alive
-        self.tau.grad = torch.zeros_like(self.tau)
-        if self.rule.shrinkage:
-            slopes = (alive * self.delta.sign()).split(self.sizes)
-            thresholds = self.thresholds()
-            slope = self.rule.shrinkage * torch.stack([part.sum() for part in slopes])
-            self.tau.grad = -thresholds * (1.0 - thresholds) * slope
-        self.taken += 1
+        self.delta.grad = self._taken()
+        above = self.delta.abs() > self._each(self.thresholds())
+        slopes = (self.delta.grad * self.delta.sign() * above).split(self.sizes)
+        thresholds = self.thresholds()
+        self.tau.grad = -thresholds * (1.0 - thresholds) * torch.stack([part.sum() for part in slopes])
 
     def thresholds(self) -> torch.Tensor:
         """δ of every group."""
-        return torch.sigmoid(self.tau.detach() + self.level)
+        return torch.sigmoid(self.tau.detach())
 
-    def _changed(self, progress: float) -> torch.Tensor:
-        if self.rule.share is not None and int(self.taken) % _EVERY == 0:
-            self.level.fill_(self._level(self._budget(progress)))
-        parts = []
-        groups = zip(
-            *(whole.split(self.sizes) for whole in (self.delta.detach(), self.before, self.live)),
-            self.thresholds(),
-            strict=True,
+    def _each(self, of_groups: torch.Tensor) -> torch.Tensor:
+        """The value of its group for each weight."""
+        return of_groups.repeat_interleave(torch.tensor(self.sizes, device=of_groups.device))
+
+    def _changed(self) -> torch.Tensor:
+        delta, thresholds = self.delta.detach(), self._each(self.thresholds())
+        return torch.where(
+            delta.abs() > thresholds, self.before + (delta - thresholds * delta.sign()), self.before
         )
-        for delta, before, live, threshold in groups:
-            # Adam makes many changes of one size: at the threshold they are out, at zero not yet pruned.
-            (torch.gt if threshold > 0.0 else torch.ge)(delta.abs(), threshold, out=live)
-            shrunk = self.rule.shrinkage * threshold * delta.sign() if self.rule.shrinkage else 0.0
-            parts.append(torch.where(live, before + (delta - shrunk), before))
-        return torch.cat(parts)
-
-    def _budget(self, progress: float) -> int:
-        """How many weights may have a change, by the cubic schedule of gradual pruning (arXiv 1710.01878)."""
-        assert self.rule.share is not None
-        ahead = max(1.0 - progress / self.rule.reached, 0.0) if self.rule.reached else 0.0
-        last = round(self.rule.share * self.n_weights)
-        return round(last + max(len(self.before) - last, 0) * ahead**3)
-
-    def _level(self, budget: int) -> float:
-        """The c with which `budget` weights are above their threshold."""
-        if budget >= len(self.before):
-            return -math.inf
-        heights = torch.logit(self.delta.abs())
-        for part, tau in zip(heights.split(self.sizes), self.tau, strict=True):
-            part.sub_(tau)
-        return float(heights.kthvalue(len(heights) - budget).values)
-
-    def may_be_kept(self) -> bool:
-        return self.rule.share is None or self.n_changed() <= self._budget(1.0) * _ROUNDING
 
     def facts(self) -> dict[str, float]:
         """With the threshold of every tensor or path."""
@@ -259,6 +244,62 @@ class _Thresholded(_Sparse):
         ]
         found = zip(names, self.thresholds().tolist(), strict=True)
         return {**super().facts(), **{f"threshold {name}": value for name, value in found}}
+
+
+class _Largest(_Sparse):
+    held: torch.Tensor
+    live: torch.Tensor
+    threshold: torch.Tensor
+
+    def __init__(self, network: Network, rule: LargestChanges) -> None:
+        super().__init__(network, list(rule.names), rule.new, rule.n_weights)
+        self.rule = rule
+        self.delta = torch.nn.Parameter(torch.zeros_like(self.before))
+        self.register_buffer("held", torch.zeros((), dtype=torch.bool, device=self.before.device))
+        self.register_buffer("live", torch.ones_like(self.before, dtype=torch.bool))
+        self.register_buffer("threshold", self.before.new_zeros(()))
+
+    def moved(self) -> list[dict[str, Any]]:
+        return [{"params": [self.delta, *self._new()]}]
+
+    def take_gradients(self) -> None:
+        self.delta.grad = self._taken() * self.live
+
+    def pace(self) -> float:
+        return 1.0 if self.held else self.rule.search_rate
+
+    @torch.no_grad()
+    def turns(self, progress: float) -> bool:
+        if self.held or progress < self.rule.reached:
+            return False
+        self.held.fill_(True)
+        sizes, places = self.delta.abs().topk(min(self._wanted, len(self.delta)))
+        self.threshold.copy_(sizes[-1])
+        self.live.zero_()[places[sizes > 0.0]] = True
+        self.delta.mul_(self.live)
+        return True
+
+    @property
+    def _wanted(self) -> int:
+        return max(1, round(self.rule.share * self.n_weights))
+
+    def agree(self, other: Change) -> None:
+        assert isinstance(other, _Largest)
+        for own, there in zip(self._decided(), other._decided(), strict=True):
+            own.copy_(there)
+
+    def _decided(self) -> tuple[torch.Tensor, ...]:
+        return self.held, self.live, self.threshold
+
+    def _changed(self) -> torch.Tensor:
+        return torch.where(self.live, self.before + self.delta.detach(), self.before)
+
+    def may_be_kept(self) -> bool:
+        return self.n_changed() <= self._wanted
+
+    def facts(self) -> dict[str, float]:
+        """With the size from which changes were held, 0 before they are."""
+        return {**super().facts(), "threshold": float(self.threshold)}
 
 
 class _Masked(_Sparse):
@@ -278,5 +319,5 @@ class _Masked(_Sparse):
     def take_gradients(self) -> None:
         self.delta.grad = self._taken()[self.index]
 
-    def _changed(self, progress: float) -> torch.Tensor:
+    def _changed(self) -> torch.Tensor:
         return self.before.index_add(0, self.index, self.delta.detach())

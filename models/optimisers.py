@@ -20,11 +20,15 @@ class Optimiser(ABC):
         clip_gradient: float,
         ema_decay: float,
     ) -> None:
-        own = [dict(group) for group in groups]
-        self.parameters = [p for group in own for p in group["params"]]
+        self.groups = [dict(group) for group in groups]
+        self.parameters = [p for group in self.groups for p in group["params"]]
         self.mean = list(mean)
-        self.clip_gradient, self.ema_decay = clip_gradient, ema_decay
-        self.steps = self.begin(own, learning_rate)
+        self.learning_rate, self.clip_gradient, self.ema_decay = learning_rate, clip_gradient, ema_decay
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the moments of all gradients so far."""
+        self.steps = self.begin([dict(group) for group in self.groups], self.learning_rate)
 
     @abstractmethod
     def begin(self, groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:

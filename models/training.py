@@ -215,7 +215,8 @@ def fit(
         while True:
             if _evaluation_is_due(state, optimisation):
                 optimiser.settle()
-                mean.write(state.done / optimisation.epochs)
+                mean.agree(change)
+                mean.write()
                 _judge(mean, setup, e0s, state, optimisation)
                 if report is not None:
                     left = 0.0 if _is_over(state, optimisation) else optimisation.epochs - state.done
@@ -228,10 +229,12 @@ def fit(
             runs = share(state.epoch)
             graphs = [setup.train[i] for i in runs[state.position]]
             with uninterrupted():
-                state.rate = _learning_rate(optimisation, state.done)
+                state.rate = change.pace() * _learning_rate(optimisation, state.done)
                 loss = _update(fast, graphs, e0s, setup, change, optimiser, trainable, state)
                 state.advance(loss, len(runs))
-                change.write(state.done / optimisation.epochs)
+                if change.turns(state.done / optimisation.epochs):
+                    optimiser.restart()
+                change.write()
                 optimiser.follow(state.updates)
             if not math.isfinite(loss):
                 raise Diverged(

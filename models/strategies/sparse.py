@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from models.changes import Positions, Rule, SoftThresholds
+from models.changes import LargestChanges, Positions, Rule, SoftThresholds
 from models.gradients import gradients
 from models.potentials import Network, Potential, n_parameters
 from models.strategies.base import Strategy, TrainingData
 from models.training import EmptyTraining, Optimisation, TrainingSetup
 from models.training_state import TrainingState
 
-PACE = Optimisation(learning_rate=1e-2, ema_decay=0.99, clip_gradient=10.0)
+PACE = Optimisation(learning_rate=3e-2, ema_decay=0.99, clip_gradient=10.0)
 """As for LoRA: few parameters want a larger rate than all."""
 
 _SCORED = 128  # structures that tell which weights matter
@@ -78,38 +78,47 @@ class FewWeights(Strategy):
 
 
 class Thresholded(FewWeights):
-    """Every weight has a change with a soft threshold; see `models.changes.SoftThresholds`.
+    """Every weight may change, and which ones do in the end is learned.
 
-    With a `trained_share` that share is reached and held, and changes keep their full size unless
-    `shrinkage` says otherwise. Without, thresholds are soft and sparsity is what the paper makes of
+    With a `trained_share` that share is `reached`, and from then on held: see
+    `models.changes.LargestChanges`. Without, thresholds are soft and sparsity is what the paper makes of
     `threshold_decay`: 0.01 is its "L", for accuracy, 0.3 its "H"; it grows with learning rate and updates.
+    See `models.changes.SoftThresholds`.
     """
 
+    reached: float = Field(0.25, gt=0, le=1, description="share of the training until the share is reached")
+    search_rate: float = Field(0.1, gt=0, description="learning rate until then, over that of after")
     thresholds: Literal["layer", "path"] = Field(
-        "layer", description="one threshold for every tensor, or for every path of irreps through it"
+        "layer",
+        description="without a share: a threshold for every tensor, or every path of irreps through it",
     )
-    threshold_decay: float = Field(0.01, ge=0, description="weight decay of the thresholds' logits")
-    initial_threshold: float = Field(1e-3, gt=0, lt=1, description="where no share is held")
-    shrinkage: float = Field(
-        0.0, ge=0, le=1, description="of a threshold, taken from each change where a share is held; 1: soft"
+    threshold_decay: float = Field(
+        0.01, ge=0, description="without a share: weight decay of the thresholds' logits"
     )
-    reached: float = Field(0.5, ge=0, le=1, description="share of the training until the share is reached")
+    initial_threshold: float = Field(1e-3, gt=0, lt=1, description="without a share: where thresholds start")
 
     def begins(self, longer: Strategy) -> bool:
-        """As every strategy, but not where the way to a share follows the number of epochs."""
-        return super().begins(longer) and (self.trained_share is None or self.reached == 0.0)
+        """As every strategy, but not where it follows from the number of epochs when the share is reached."""
+        return super().begins(longer) and self.trained_share is None
 
     def rule(
         self, setup: TrainingSetup, tensors: Mapping[str, tuple[int, ...]], new: tuple[str, ...]
     ) -> Rule:
-        """Soft thresholds."""
+        """The largest changes, or soft thresholds."""
+        n_weights = _n_weights(setup.network, new)
+        if self.trained_share is not None:
+            return LargestChanges(
+                names=tuple(tensors),
+                n_weights=n_weights,
+                share=self.trained_share,
+                reached=self.reached,
+                search_rate=self.search_rate,
+                new=new,
+            )
         whole = {name: (sum(sizes),) for name, sizes in tensors.items()}
         return SoftThresholds(
             groups=whole if self.thresholds == "layer" else tensors,
-            n_weights=_n_weights(setup.network, new),
-            share=self.trained_share,
-            reached=self.reached,
-            shrinkage=1.0 if self.trained_share is None else self.shrinkage,
+            n_weights=n_weights,
             threshold=self.initial_threshold,
             decay=self.threshold_decay,
             new=new,
