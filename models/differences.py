@@ -10,7 +10,7 @@ from ase.data import chemical_symbols
 
 from models import checkpoints
 from models.checkpoints import CheckpointError, Tensors
-from models.potentials import E0S, Network, Potential, build, description, state
+from models.potentials import E0S, Network, Potential, blank, description, state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class Pair:
 def of_files(before: Path, after: Path) -> Pair:
     """Read two checkpoints; raises CheckpointError where that fails, or they have no layer in common."""
     described, weights = checkpoints.read(after)
-    found = _pair(before, described, weights, build(described["architecture"]))
+    found = _pair(before, described, weights, blank(described["architecture"]))
     if not any(checkpoints.comparable(found.before.get(name), found.after[name]) for name in found.trained):
         raise CheckpointError(f"{before} and {after} have no layer in common: they are other networks")
     return found

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from models.potentials import E0S, Network, Potential, architecture, build, irreps_dim, take_weights
+from models.potentials import E0S, Network, Potential, architecture, blank, build, irreps_dim, take_weights
 
 
 def with_heads(
@@ -24,7 +24,7 @@ def with_heads(
     them. Raises ValueError on a missing E0, an unknown element or a multi-head potential.
     """
     description = _description(potential, heads, elements)
-    network = build(description, potential.dtype)
+    network = blank(description, potential.dtype)
     take_weights(network, potential.network)
     return network
 
@@ -73,7 +73,7 @@ def with_elements(potential: Potential, donors: Mapping[str, str]) -> Potential:
         "atomic_numbers": table,
         "atomic_energies": [[row[numbers.get(z, z)] for z in table] for row in e0s],
     }
-    network = build(description, potential.dtype)
+    network = blank(description, potential.dtype)
     take_weights(network, potential.network, numbers)
     provenance = {**potential.provenance, "adopted": ", ".join(f"{n} from {o}" for n, o in donors.items())}
     return replace(potential, network=network.eval(), provenance=provenance)
@@ -127,7 +127,7 @@ def select_heads(network: Network, heads: Sequence[str]) -> Network:
     description = architecture(network) | {"heads": list(heads)}
     for key in ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift"):
         description[key] = np.asarray(description[key])[kept].tolist()
-    selected = build(description, next(network.parameters()).dtype)
+    selected = blank(description, next(network.parameters()).dtype)
     width = irreps_dim(description["MLP_irreps"])
     with torch.no_grad():
         old = network.state_dict()

@@ -36,10 +36,13 @@ os.environ.update(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file is one process's work, but all that starts from the finished campaign, which then runs once."""
+    """A file is one process's work, but all that starts from the finished campaign is, which then runs once.
+
+    So is all that starts from the deployments, which other tests take away.
+    """
     for item in items:
-        shared = "finished" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("finished" if shared else item.path.stem))
+        shared = [name for name in ("finished", "deployed") if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from models.exports.mliap import LammpsPotential
 from models.exports.torchscript import scripted
 from models.graphs import Prediction
 from models.networks import EdgeNetwork
-from models.potentials import architecture, build, building
+from models.potentials import architecture, blank, building
 
 
 class LammpsFormat(Format):
@@ -95,7 +95,7 @@ def _own(source: Source) -> LammpsPotential:
 
 def _mace(source: Source) -> LAMMPS_MLIAP_MACE:
     potential = source.potential
-    network = build(architecture(potential.network), torch.float64)
+    network = blank(architecture(potential.network), torch.float64)
     network.load_state_dict(potential.network.state_dict())
     with building(torch.float64):
         export = LAMMPS_MLIAP_MACE(network.eval())

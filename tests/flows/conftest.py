@@ -1,10 +1,13 @@
 """A campaign in miniature: a tiny network, real GFN2-xTB labels of clusters of 5 to 6 atoms."""
 
 import contextlib
+import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,13 +188,56 @@ def temper(prefect_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Cal
     return in_new_home
 
 
+def until(look: Callable[[], Any], seconds: float = 60) -> Any:
+    """What `look` finds; it has so long to find something."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
+def in_the_middle_of(kind: str, command: Temper) -> bool:
+    """Whether a step of this kind is being computed; a training only after its first saved epoch."""
+    try:
+        running = command.ask(f"SELECT key FROM step WHERE kind = '{kind}' AND status = 'running'")
+    except sqlite3.OperationalError:  # there is no record yet
+        return False
+    resumable = kind in ("fine_tune", "distil")
+    return any(not resumable or (command.home / "work" / row["key"] / "state.pt").exists() for row in running)
+
+
 @pytest.fixture(scope="session")
-def finished(temper: Callable[..., Temper], mini: Path) -> tuple[Temper, str]:
-    """A home in which the miniature campaign ran undisturbed, and what the command said. Only to be read."""
+def killed(mini: Path) -> Callable[..., set[str]]:
+    """Runs the miniature campaign until a step of a kind is being computed, and kills all of it with -9.
+
+    The value is which steps were being computed.
+    """
+
+    def run(command: Temper, kind: str) -> set[str]:
+        process = command.start("run", str(mini))
+        reached = until(lambda: in_the_middle_of(kind, command) or process.poll() is not None, 120)
+        os.killpg(process.pid, signal.SIGKILL)
+        output = "".join(process.communicate())
+        assert reached, output
+        assert process.returncode == -signal.SIGKILL, f"it ended before {kind} was seen running: {output}"
+        return {row["key"] for row in command.ask("SELECT key FROM step WHERE status = 'running'")}
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(
+    temper: Callable[..., Temper], mini: Path, killed: Callable[..., set[str]]
+) -> tuple[Temper, str, set[str]]:
+    """A home in which the miniature campaign was killed while it trained, and then ran to its end.
+
+    What the command said, and which steps were being computed when it was killed. Only to be read.
+    """
     command = temper()
+    interrupted = killed(command, "fine_tune")
     done = command("run", str(mini))
     assert done.returncode == 0, done.stdout + done.stderr
-    return command, done.stdout
+    return command, done.stdout, interrupted
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def resume(server: Any, run: str, **said: str) -> dict[str, Any]:
 
 @pytest.mark.timeout(2400)
 def test_what_a_person_decides_against_is_not_promoted_until_it_is_overridden(
-    finished: tuple[Any, str], temper: Callable[..., Any], mini: Path, prefect_server: Any
+    finished: tuple[Any, ...], temper: Callable[..., Any], mini: Path, prefect_server: Any
 ) -> None:
     command = temper(like=finished[0])
     (before,) = command.ask("SELECT count(*) AS n FROM alias_event WHERE name = 'mini@champion'")

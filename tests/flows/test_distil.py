@@ -10,7 +10,7 @@ pytestmark = pytest.mark.flow
 
 
 def test_a_promoted_specialist_teaches_another_student(
-    mini: Path, finished: tuple[Any, str], temper: Callable[..., Any], prefect_server: Any
+    mini: Path, finished: tuple[Any, ...], temper: Callable[..., Any], prefect_server: Any
 ) -> None:
     command = temper(like=finished[0])
     before = command.ask("SELECT name, artifact_id FROM alias WHERE name LIKE 'mini@%'")
@@ -40,7 +40,7 @@ def test_a_promoted_specialist_teaches_another_student(
 
 @pytest.mark.slow
 def test_a_teacher_that_is_not_the_champion_promotes_nothing(
-    mini: Path, finished: tuple[Any, str], temper: Callable[..., Any]
+    mini: Path, finished: tuple[Any, ...], temper: Callable[..., Any]
 ) -> None:
     command = temper(like=finished[0])
     promoted = "SELECT * FROM alias WHERE name IN ('mini@champion', 'mini@engine') ORDER BY name"

@@ -22,7 +22,7 @@ def model(mini: Path, tmp_path: Path) -> Path:
 
 
 def test_a_foreign_model_is_measured_once_somebody_vouches_for_it(
-    model: Path, mini: Path, finished: tuple[Any, str], temper: Callable[..., Any], prefect_server: Any
+    model: Path, mini: Path, finished: tuple[Any, ...], temper: Callable[..., Any], prefect_server: Any
 ) -> None:
     command = temper(like=finished[0])
     before = command.ask("SELECT name, artifact_id FROM alias_event ORDER BY id")
