@@ -38,11 +38,12 @@ os.environ.update(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file is one process's work, but all that starts from the finished campaign is, which then runs once.
 
-    So is all that starts from the deployments, which other tests take away.
+    So is all that starts from the deployments, which other tests take away: it comes last.
     """
     for item in items:
         shared = [name for name in ("finished", "deployed") if name in getattr(item, "fixturenames", ())]
         item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
+    items.sort(key=lambda item: "deployed" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(autouse=True)

@@ -105,8 +105,8 @@ def test_damage_and_another_number_raise_alarms_that_are_seen_and_the_last_good_
 ) -> None:
     good, accepted = artifacts.find("mini@engine").id, artifacts.find("mini@engine-acceptance").id
     newer = on_record({"weights": 1}, "checkpoint")
-    said = {**content("mini@engine-acceptance"), "checkpoint": newer, "night": {"move_back": True}}
-    aliases.promote("mini@engine-acceptance", on_record(said, "acceptance"), reason="better")
+    better = {**content("mini@engine-acceptance"), "checkpoint": newer, "night": {"move_back": True}}
+    aliases.promote("mini@engine-acceptance", on_record(better, "acceptance"), reason="better")
     aliases.promote("mini@engine", newer, reason="better")
     file = damage(newer)
     other_number(on_record)
@@ -114,14 +114,15 @@ def test_damage_and_another_number_raise_alarms_that_are_seen_and_the_last_good_
     night = promoted("revalidate", "mini")
 
     assert night.returncode == 1
+    said = night.stderr[night.stderr.rindex("Error: ") :].splitlines()
     number = "mini@champion: force MAE, meV/Å (accuracy): was "
-    (line,) = (line for line in night.stderr.splitlines() if number in line)
+    (line,) = (line for line in said if number in line)
     assert "in pairs on " in line
     assert "(worse)" in line
     assert "not moved back: nothing that it stood for earlier is as it was accepted" in line
     finding = f"checkpoint 'by hand': the bytes of {file} have changed"
     moved = f"moved back to {good[:12]}, promoted on "
-    (line,) = (line for line in night.stderr.splitlines() if f"mini@engine: {finding}; {moved}" in line)
+    (line,) = (line for line in said if f"mini@engine: {finding}; {moved}" in line)
     assert line.endswith(", which is as it was accepted")
     run = last_run(prefect_server)
     assert run["state"]["type"] == "FAILED"
