@@ -35,6 +35,7 @@ os.environ.update(
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist asks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file is one process's work, but all that starts from the finished campaign is, which then runs once.
 
