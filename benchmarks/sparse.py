@@ -1,6 +1,6 @@
 """Sparse fine-tuning beside its controls: `python benchmarks/sparse.py [--json FILE] [--markdown FILE]`.
 
-Every method gets the same budget: trainings of a third of the length at the same five learning rates, of
+Every method gets the same budget: trainings of a third of the length at the same six learning rates, of
 which the lowest validation error picks one, then full ones with three seeds. Force errors are of test
 structures whose trajectories (or formulas, where a set names none) no training has seen. Finished trainings
 are kept in `--folder`, and those that were interrupted go on there.
@@ -44,7 +44,7 @@ from models.training import Optimisation, fit
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("TEMPER_TEST_DATA", ROOT.parent / "shared" / "data"))
-RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 SHARES = {"3%": 0.03, "0.5%": 0.005}
 FULL, LORA = "full", "lora 3%"
 
@@ -284,7 +284,7 @@ def document(table: Sequence[str], found: Sequence[tuple[str, float, str]], seed
             "## Measured",
             "",
             f"Force errors on test structures, {seeds} seeds; mean and standard deviation over them. Every",
-            "method had its learning rate picked of the same five on validation structures.",
+            "method had its learning rate picked of the same six on validation structures.",
             "",
             *table,
             "",

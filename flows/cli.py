@@ -1,6 +1,9 @@
 """The `temper` command. Whatever is heavy is imported inside the command that needs it."""
 
-from collections.abc import Mapping, Sequence
+import atexit
+import gc
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +17,11 @@ from flows.console import err, out
 from flows.server import ensure_server
 
 OURS = ("flows", "tasks", "models", "db")
+
+# What torch and Prefect bring is no garbage: to look through it takes a second of their imports, and two more
+# when the command ends.
+gc.set_threshold(100_000, 20, 50)
+atexit.register(gc.freeze)
 
 
 class Commands(TyperGroup):
@@ -79,10 +87,7 @@ def run(
     overrides = _given(labels=labels, level_of_theory=level_of_theory, foundation=foundation, seed=seed)
     overrides |= _fields(set_)
     _check(campaign, overrides, trust=trust)
-    _serve()
-    from flows.finetune import finetune
-
-    outcome = finetune(campaign, **overrides)
+    outcome = _flow("finetune")(campaign, **overrides)
     if outcome["rounds"]:
         out.print(_table(outcome["rounds"]))
         out.print(f"No further round: {escape(outcome['outcome']['rounds']['stopped'])}.\n")
@@ -115,10 +120,7 @@ def sweep(
     plan = _check(campaign, overrides, trust=trust)
     for line in sweep_of(plan, campaign).told():
         out.print(escape(line))
-    _serve()
-    from flows.sweep import sweep
-
-    outcome = sweep(campaign, **overrides)
+    outcome = _flow("sweep")(campaign, **overrides)
     out.print(_table(outcome["summary"]))
     out.print(f"\nRecommended: {escape(outcome['chosen'])}.")
     for line in (*outcome["reasons"], *outcome["notes"]):
@@ -142,10 +144,7 @@ def distil(
     overrides = _given(seed=seed) | _fields(set_)
     _check(campaign, overrides, trust=False)
     teacher = str(Path(teacher).absolute()) if teacher and Path(teacher).exists() else teacher
-    _serve()
-    from flows.distil import distil
-
-    outcome = distil(campaign, teacher=teacher, **overrides)
+    outcome = _flow("distil")(campaign, teacher=teacher, **overrides)
     out.print(_verdicts(outcome["verdicts"]))
     out.print(f"\n{escape(outcome['summary'])}")
     for reason in outcome["reasons"]:
@@ -209,10 +208,7 @@ def validate(
     file = Path(model)
     model = str(file.absolute()) if file.exists() else model
     _admit(model, trust=trust)
-    _serve()
-    from flows.validate import validate
-
-    outcome = validate(model, against, head=head or "", **overrides)
+    outcome = _flow("validate")(model, against, head=head or "", **overrides)
     out.print(_verdicts(outcome["verdicts"]))
     out.print(f"\n{escape(outcome['summary'])}")
     for reason in outcome["reasons"]:
@@ -238,10 +234,7 @@ def promote(
 @app.command()
 def revalidate(campaign: Name) -> None:
     """Check what a campaign has promoted: its bytes, and its acceptance on the pinned inputs."""
-    _serve()
-    from flows.revalidate import revalidate
-
-    for line in revalidate([campaign]):
+    for line in _flow("revalidate")([campaign]):
         out.print(escape(line))
 
 
@@ -266,10 +259,13 @@ def verify() -> None:
     out.print("Everything on record is there and unchanged.")
 
 
-def _serve() -> None:
-    """Have a server for the flow that follows, and say where to watch it."""
-    url = ensure_server(out.print)
+def _flow(name: str) -> Callable[..., Any]:
+    """The flow `flows.NAME.NAME`, with a server for it; says where to watch it."""
+    module = f"flows.{name}"
+    url = ensure_server(out.print, meanwhile=lambda: importlib.import_module(module))
     out.print(f"Watch it at {url.removesuffix('/api')}/runs")
+    flow: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return flow
 
 
 def _check(campaign: str, overrides: Mapping[str, Any], *, trust: bool = False) -> Any:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
+LOG = "temper-server.log"
 PID_FILE = "server.pid"  # where `prefect server stop` looks too
 HERE, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 PORTS = 20  # how many ports to try, from the first one up
@@ -48,7 +49,11 @@ class ServerError(RuntimeError):
 
 
 def ensure_server(
-    say: Callable[[str], None] | None = None, *, shared: bool = False, timeout: float = 180
+    say: Callable[[str], None] | None = None,
+    *,
+    shared: bool = False,
+    timeout: float = 180,
+    meanwhile: Callable[[], object] | None = None,
 ) -> str:
     """Find a Prefect server or start one, and make this process use it.
 
@@ -62,6 +67,7 @@ def ensure_server(
         shared: a new server can be reached from other machines, with the password of
             `PREFECT_SERVER_API_AUTH_STRING`; without, from this machine alone.
         timeout: seconds that a new server may take to answer.
+        meanwhile: is called as soon as Prefect may be imported, while a new server comes up.
 
     Returns:
         The address of the API; the UI is at the same address without `/api`.
@@ -82,14 +88,29 @@ def ensure_server(
             "whoever reaches a Prefect server can run code on its workers: to share it, set "
             "PREFECT_SERVER_API_AUTH_STRING to user:password first"
         )
+    meanwhile = meanwhile or (lambda: None)
     if url := os.environ.get("PREFECT_API_URL"):
+        meanwhile()
         return url
     say = say or (lambda _: None)
     home = prefect_home()
     with (home / "temper-server.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by kill -9
-        port = _running() or _start(home, EVERYWHERE if shared else HERE, say, timeout)
-    os.environ["PREFECT_API_URL"] = _url(port)
+        port = _running()
+        server = None
+        if port is None:
+            port = _first_free(say)
+            server = _start(port, home, EVERYWHERE if shared else HERE, say)
+        os.environ["PREFECT_API_URL"] = _url(port)
+        try:
+            meanwhile()
+            if server is not None:
+                _wait_for(server, port, home, timeout)
+        except BaseException:
+            del os.environ["PREFECT_API_URL"]
+            if server is not None:
+                server.terminate()
+            raise
     return _url(port)
 
 
@@ -141,9 +162,8 @@ def _occupant(port: int) -> Literal["prefect", "other"] | None:
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
-def _start(home: Path, host: str, say: Callable[[str], None], timeout: float) -> int:
-    port = _first_free(say)
-    log = home / "temper-server.log"
+def _start(port: int, home: Path, host: str, say: Callable[[str], None]) -> "subprocess.Popen[bytes]":
+    log = home / LOG
     say(f"Starting a Prefect server on port {port} (log: {log}) ...")
     with log.open("wb") as output:
         # Not with --background: that discards the log, and refuses to start after a crash or a reboot.
@@ -155,20 +175,22 @@ def _start(home: Path, host: str, say: Callable[[str], None], timeout: float) ->
             start_new_session=True,  # Ctrl-C is for the campaign, not for its server
         )
     (home / PID_FILE).write_text(str(server.pid))
+    return server
+
+
+def _wait_for(server: "subprocess.Popen[bytes]", port: int, home: Path, timeout: float) -> None:
+    """Return when the server answers; raise ServerError if it does not."""
     deadline = time.monotonic() + timeout
-    try:
-        while time.monotonic() < deadline:
-            if _occupant(port) == "prefect":
-                return port
-            if server.poll() is not None:
-                raise ServerError(
-                    f"The Prefect server ended with exit code {server.returncode}.{end_of(log)}"
-                )
-            time.sleep(0.2)
-        raise ServerError(f"The Prefect server did not answer within {timeout:.0f} s.{end_of(log)}")
-    except BaseException:
-        server.terminate()
-        raise
+    while _occupant(port) != "prefect":
+        if server.poll() is not None:
+            raise ServerError(
+                f"The Prefect server ended with exit code {server.returncode}.{end_of(home / LOG)}"
+            )
+        if time.monotonic() > deadline:
+            raise ServerError(
+                f"The Prefect server did not answer within {timeout:.0f} s.{end_of(home / LOG)}"
+            )
+        time.sleep(0.2)
 
 
 def _first_free(say: Callable[[str], None]) -> int:

@@ -11,6 +11,7 @@ with it and ends with it.
 
 import contextlib
 import faulthandler
+import gc
 import inspect
 import logging
 import os
@@ -28,7 +29,6 @@ from typing import Any, Literal, NoReturn, TypeVar
 from weakref import WeakSet
 
 from db.settings import settings
-from models import devices
 from tasks.confidential import forget_secrets
 from tasks.limits import LOOK_SECONDS, Limits, Watch, cap_memory, kill_group
 from tasks.wanted import wanted
@@ -252,6 +252,10 @@ def _run(sender: "Connection[bytes, Any]", call: bytes) -> None:
     root = logging.getLogger()
     root.handlers = [_Relay(send)]
     root.setLevel(logging.INFO)
+    from models import devices  # and torch with it, for which the fork server is not to wait
+
+    gc.freeze()  # the fork server's objects stay shared, and are not looked through
+    gc.enable()
     forget_secrets()
     try:
         device, memory_gb, function, args, kwargs = pickle.loads(call)

@@ -17,7 +17,7 @@ from models.strategies.base import Strategy, TrainingData
 from models.training import EmptyTraining, Optimisation, TrainingSetup
 from models.training_state import TrainingState
 
-PACE = Optimisation(learning_rate=3e-2, ema_decay=0.99, clip_gradient=10.0)
+PACE = Optimisation(learning_rate=1e-1, ema_decay=0.99, clip_gradient=10.0)
 """As for LoRA: few parameters want a larger rate than all."""
 
 _SCORED = 128  # structures that tell which weights matter

@@ -374,8 +374,8 @@ def test_the_defaults_are_the_papers():
         "pseudolabelled_replay": (1e-4, 0.9999, 1.0),
         "replay_lora": (1e-3, 0.999, 10.0),
         # Ours: few parameters want a larger rate, as those of LoRA do.
-        "sparse": (3e-2, 0.99, 10.0),
-        "masked": (3e-2, 0.99, 10.0),
+        "sparse": (1e-1, 0.99, 10.0),
+        "masked": (1e-1, 0.99, 10.0),
         "sparse_replay": (3e-3, 0.999, 10.0),
         "sparse_pseudolabelled_replay": (3e-3, 0.999, 10.0),
     }
