@@ -88,7 +88,7 @@ def pace(rate: float, epochs: int, seed: int) -> Optimisation:
 def found(name: str, start: Path, share: float, epochs: int, seed: int) -> Pattern:
     """Where a sparse fine-tuning changes weights."""
     train, valid = parts(name)
-    sparse = Sparse(trained_share=share, optimisation=pace(3e-2, epochs, seed))
+    sparse = Sparse(trained_share=share, optimisation=pace(1e-1, epochs, seed))
     made = fine_tuned(load(start), sparse, train, valid)
     compared = of_potential(start, made)
     return pattern(compared.changed(), weight_labels(compared.network))
