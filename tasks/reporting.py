@@ -203,13 +203,13 @@ def _shown(name: str, made: Mapping[str, str]) -> Path:
 
 
 def _display_verdicts(name: str, content: Mapping[str, Any]) -> None:
-    """The verdicts of an acceptance as a table among Prefect's artifacts."""
+    """The verdicts of an acceptance as a table among Prefect's artifacts; what is long comes last."""
     table = [
         {
-            "": "✓" if verdict["passed"] else "✗",
-            "check": verdict["check"],
+            "met": "✓" if verdict["passed"] else "✗",
             "value": "–" if verdict["value"] is None else f"{verdict['value']:.4g} {verdict['unit']}",
             "asked for": f"{'≥' if verdict['at_least'] else '≤'} {verdict['threshold']:g} {verdict['unit']}",
+            "check": verdict["check"],
             "evidence": verdict["evidence"],
         }
         for verdict in content["verdicts"]

@@ -136,7 +136,7 @@ def sweep_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
             "kept, meV/Å": _spread(one, "retention"),
             "trained": "–" if one.get("parameters") is None else f"{one['parameters']:,}",
             "CPU s": "–" if one.get("cpu_seconds") is None else f"{one['cpu_seconds']:.0f}",
-            "": "recommended" * (one["name"] == result["chosen"]) or _place(one),
+            "choice": "recommended" * (one["name"] == result["chosen"]) or _place(one),
         }
         for one in (foundation, *result["standings"])
     ]

@@ -104,7 +104,7 @@ def compare(name: str, acceptance_id: str, findings: Mapping[str, str], toleranc
         create_table_artifact,
         table=[
             {
-                "": acceptance.described(change.figure),
+                "figure": acceptance.described(change.figure),
                 "accepted": change.before,
                 "now": change.after,
                 "change, in pairs": change.interval and "{:+.2g} to {:+.2g}".format(*change.interval),

@@ -141,7 +141,7 @@ def test_damage_and_another_number_raise_alarms_that_are_seen_and_the_last_good_
     last = aliases.history("mini@engine")[-1]
     assert last.reason.startswith("moved back in the night of 20")
     assert last.reason.endswith(finding)
-    rows = {row[""]: row for row in json.loads(run["artifacts"]["revalidation-mini-champion"]["data"])}
+    rows = {row["figure"]: row for row in json.loads(run["artifacts"]["revalidation-mini-champion"]["data"])}
     row = rows.pop("force MAE, meV/Å (accuracy)")
     assert row["outcome"] == "changed"
     assert row["now"] == pytest.approx(row["accepted"] / 0.9)
