@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Literal
 
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
-LOG = "temper-server.log"
 PID_FILE = "server.pid"  # where `prefect server stop` looks too
 HERE, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 PORTS = 20  # how many ports to try, from the first one up
@@ -96,21 +95,11 @@ def ensure_server(
     home = prefect_home()
     with (home / "temper-server.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by kill -9
-        port = _running()
-        server = None
-        if port is None:
-            port = _first_free(say)
-            server = _start(port, home, EVERYWHERE if shared else HERE, say)
-        os.environ["PREFECT_API_URL"] = _url(port)
-        try:
-            meanwhile()
-            if server is not None:
-                _wait_for(server, port, home, timeout)
-        except BaseException:
-            del os.environ["PREFECT_API_URL"]
-            if server is not None:
-                server.terminate()
-            raise
+        running = _running()
+        port = running or _start(home, EVERYWHERE if shared else HERE, say, timeout, meanwhile)
+    os.environ["PREFECT_API_URL"] = _url(port)
+    if running:
+        meanwhile()
     return _url(port)
 
 
@@ -162,8 +151,11 @@ def _occupant(port: int) -> Literal["prefect", "other"] | None:
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
-def _start(port: int, home: Path, host: str, say: Callable[[str], None]) -> "subprocess.Popen[bytes]":
-    log = home / LOG
+def _start(
+    home: Path, host: str, say: Callable[[str], None], timeout: float, meanwhile: Callable[[], object]
+) -> int:
+    port = _first_free(say)
+    log = home / "temper-server.log"
     say(f"Starting a Prefect server on port {port} (log: {log}) ...")
     with log.open("wb") as output:
         # Not with --background: that discards the log, and refuses to start after a crash or a reboot.
@@ -175,22 +167,23 @@ def _start(port: int, home: Path, host: str, say: Callable[[str], None]) -> "sub
             start_new_session=True,  # Ctrl-C is for the campaign, not for its server
         )
     (home / PID_FILE).write_text(str(server.pid))
-    return server
-
-
-def _wait_for(server: "subprocess.Popen[bytes]", port: int, home: Path, timeout: float) -> None:
-    """Return when the server answers; raise ServerError if it does not."""
+    os.environ["PREFECT_API_URL"] = _url(port)
     deadline = time.monotonic() + timeout
-    while _occupant(port) != "prefect":
-        if server.poll() is not None:
-            raise ServerError(
-                f"The Prefect server ended with exit code {server.returncode}.{end_of(home / LOG)}"
-            )
-        if time.monotonic() > deadline:
-            raise ServerError(
-                f"The Prefect server did not answer within {timeout:.0f} s.{end_of(home / LOG)}"
-            )
-        time.sleep(0.2)
+    try:
+        meanwhile()
+        while time.monotonic() < deadline:
+            if _occupant(port) == "prefect":
+                return port
+            if server.poll() is not None:
+                raise ServerError(
+                    f"The Prefect server ended with exit code {server.returncode}.{end_of(log)}"
+                )
+            time.sleep(0.2)
+        raise ServerError(f"The Prefect server did not answer within {timeout:.0f} s.{end_of(log)}")
+    except BaseException:
+        del os.environ["PREFECT_API_URL"]
+        server.terminate()
+        raise
 
 
 def _first_free(say: Callable[[str], None]) -> int:
