@@ -8,7 +8,8 @@ temper-gfn1, its new elements copies of Na, is fine-tuned naively with one threa
 Figures of each set, on what was held out: `moments` (MAE, μB, of moments above a tenth of the largest),
 `relative` (over that of the elements' means in what was held out), `forces`, `magnetic_forces`, `orders` (MAE
 of the energy between magnetic orders of one geometry) and `sign` (share with the right sign), where the set
-has them, and `epochs_s`. `gpaw` has no geometry in two orders: it can say nothing of these. Moments of `nio`
+has them, and `epochs_s`; the mean over the seeds (of the training), and as `…_spread` the standard deviation
+over them. `gpaw` has no geometry in two orders: it can say nothing of these. Moments of `nio`
 are all alike but for their directions: their magnitudes say nothing, the forces on them do.
 """
 
@@ -17,6 +18,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 
 import torch
@@ -89,18 +91,20 @@ def nio() -> Iterator[Parts]:
     yield frames[:90:3], frames[96:114:3], frames[120::3]
 
 
+SHOWN = ("forces", "energy", "moments", "relative", "magnetic_forces", "orders", "sign")
 SETS = {"lattice": lattice, "chgnet": chgnet, "gpaw": gpaw, "nio": nio}
 
 
-def learnt(train: Sequence[Atoms], valid: Sequence[Atoms], epochs: int) -> tuple[Potential, float]:
+def learnt(train: Sequence[Atoms], valid: Sequence[Atoms], epochs: int, seed: int) -> tuple[Potential, float]:
     """A potential fine-tuned on the labels, and the seconds of its epochs."""
     start = resolve("temper-gfn1")
     symbols = sorted({symbol for atoms in (*train, *valid) for symbol in atoms.get_chemical_symbols()})
     foundation = with_elements(start, {s: "Na" for s in symbols if s not in start.symbols})
     e0s = refit(foundation, train, [], E0Policy()).e0s
     optimisation = Optimisation(
-        learning_rate=0.003, ema_decay=0.98, clip_gradient=10.0, decay="cosine", epochs=epochs, max_edges=1500
-    )
+        learning_rate=0.003, ema_decay=0.98, clip_gradient=10.0, decay="cosine", epochs=epochs,
+        max_edges=1500, seed=seed,
+    )  # fmt: skip
     strategy = Naive(optimisation=optimisation)
     setup = strategy.prepare(foundation, e0s, TrainingData(train=list(train), valid=list(valid)))
     begin = time.perf_counter()
@@ -119,27 +123,37 @@ def measured(potential: Potential, test: Sequence[Atoms]) -> dict[str, Figure]:
         return {**Accuracy().measure(subject).figures, **Moments().measure(subject).figures}
 
 
+def figures(name: str, epochs: int, seed: int) -> dict[str, float]:
+    """What was found of a set with one seed, the mean over its folds."""
+    folds: list[dict[str, Figure]] = []
+    seconds = 0.0
+    for train, valid, test in SETS[name]():
+        potential, took = learnt(train, valid, epochs, seed)
+        seconds += took
+        folds.append(measured(potential, test))
+    found = {key: [f[key].value for f in folds if key in f] for key in SHOWN}
+    known = {key: [value for value in values if value is not None] for key, values in found.items()}
+    return {key: mean(values) for key, values in known.items() if values} | {"epochs_s": seconds}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     units = {n: q.unit for check in (Accuracy, Moments) for n, q in check.quantities.items()}
+    units["epochs_s"] = "s"
     rows = []
     for name in args.sets:
-        folds: list[dict[str, Figure]] = []
-        seconds = 0.0
-        for train, valid, test in SETS[name]():
-            potential, took = learnt(train, valid, args.epochs)
-            seconds += took
-            folds.append(measured(potential, test))
-        for key in ("forces", "energy", "moments", "relative", "magnetic_forces", "orders", "sign"):
-            values = [f[key].value for f in folds if key in f and f[key].value is not None]
-            if values:
-                rows.append((f"{name}.{key}", sum(values) / len(values), units[key]))
-        rows.append((f"{name}.epochs_s", seconds, "s"))
+        found = [figures(name, args.epochs, seed) for seed in range(args.seeds)]
+        for key in found[0]:
+            values = [one[key] for one in found]
+            rows.append((f"{name}.{key}", mean(values), units[key]))
+            if args.seeds > 1:
+                rows.append((f"{name}.{key}_spread", stdev(values), units[key]))
     publish(rows, args.json)
 
 

@@ -1,7 +1,8 @@
 """How long does it take to go from one specialist to another, and what memory do many of them take?
 
-Sparse specialists of the shipped foundation, and of a MACE of the size of MACE-MPA-0 medium with random
-weights, each with a share of its weights changed at random: in one network that is switched, or loaded anew.
+Run `python benchmarks/switching.py [--json FILE]`. Sparse specialists of the shipped foundation, and of a
+MACE of the size of MACE-MPA-0 medium with random weights, each with a share of its weights changed at random:
+in one network that is switched (`switch`), or loaded anew (`load`); medians.
 """
 
 import argparse
@@ -11,32 +12,37 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from figures import publish
 from student_speed import mpa_sized
 
 from models import checkpoints, potentials
 from models.foundation import shipped
 from models.specialists import Specialists
 
+Figure = tuple[str, float, str]
+
 
 def main() -> None:
-    """Print a row for every network and share."""
+    """Measure every network and share."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--specialists", type=int, default=10)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.005, 0.05])
+    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.manual_seed(0)
-    print("| network | weights | changed | file, MB | delta, MB | memory each, MB | switch, ms | load, ms |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    found: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
         large = Path(folder) / "large.safetensors"
         potentials.save(mpa_sized([1, 8, 11, 17]), large)
-        for name, foundation in (("temper-gfn1", shipped()["temper-gfn1"]), ("as MPA-0 medium", large)):
+        for name, foundation in (("temper-gfn1", shipped()["temper-gfn1"]), ("mpa_sized", large)):
             for share in args.shares:
-                print(row(name, foundation, share, args.specialists, Path(folder)))
+                figures = measured(foundation, share, args.specialists, Path(folder))
+                found += [(f"{kind}[{name}, {100 * share:g}%]", value, unit) for kind, value, unit in figures]
+    publish(found, args.json)
 
 
-def row(name: str, foundation: Path, share: float, n_specialists: int, folder: Path) -> str:
-    """Median times of going round all specialists, in shuffled order."""
+def measured(foundation: Path, share: float, n_specialists: int, folder: Path) -> list[Figure]:
+    """Sizes, and median times of going round all specialists in shuffled order."""
     described, weights = checkpoints.read(foundation)
     trained = [n for n, _ in potentials.load(foundation).network.named_parameters()]
     specialists = Specialists(foundation)
@@ -59,11 +65,14 @@ def row(name: str, foundation: Path, share: float, n_specialists: int, folder: P
     started = time.perf_counter()
     potentials.load(whole)
     loaded = time.perf_counter() - started
-    n_weights = sum(weights[tensor].numel() for tensor in trained)
-    megabytes = [whole.stat().st_size, delta.stat().st_size, specialists.bytes / n_specialists]
-    sizes = " | ".join(f"{size / 1e6:.3g}" for size in megabytes)
-    times = f"{1e3 * median(switches):.2g} | {1e3 * loaded:.0f}"
-    return f"| {name} | {n_weights:,} | {100 * share:g} % | {sizes} | {times} |"
+    return [
+        ("weights", sum(weights[tensor].numel() for tensor in trained), "weights"),
+        ("file", whole.stat().st_size / 1e6, "MB"),
+        ("delta", delta.stat().st_size / 1e6, "MB"),
+        ("memory_each", specialists.bytes / n_specialists / 1e6, "MB"),
+        ("switch", 1e3 * median(switches), "ms"),
+        ("load", 1e3 * loaded, "ms"),
+    ]
 
 
 if __name__ == "__main__":

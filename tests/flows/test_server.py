@@ -64,7 +64,7 @@ def test_an_address_in_the_environment_is_taken_as_it_is(tmp_path: Path) -> None
 def test_a_server_that_cannot_start_is_one_error_with_its_log(tmp_path: Path) -> None:
     failed = ensure(
         PREFECT_HOME=str(tmp_path),
-        TEMPER_PREFECT_PORT="42871",
+        TEMPER_PREFECT_PORT="65535",  # the only one it tries, and no other test is given it
         PREFECT_SERVER_DATABASE_CONNECTION_URL=f"sqlite+aiosqlite:///{tmp_path}/no/such/folder/prefect.db",
     )
     assert failed.returncode == 1
