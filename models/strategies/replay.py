@@ -10,7 +10,7 @@ from models.heads import select_heads
 from models.potentials import Network, Potential
 from models.strategies.base import REPLAY_HEAD, Strategy, Target, TrainingData
 from models.strategies.lora import LowRank
-from models.strategies.sparse import PACE, Thresholded
+from models.strategies.sparse import GENTLE, Thresholded
 from models.training import EmptyTraining, Optimisation, TrainingSetup
 
 
@@ -84,11 +84,11 @@ class SparseReplay(Thresholded, Replay):
     replay_parts: ClassVar[Mapping[str, str]] = MultiheadReplay.replay_parts
 
     kind: Literal["sparse_replay"] = "sparse_replay"
-    optimisation: Optimisation = PACE
+    optimisation: Optimisation = GENTLE
 
 
 class SparsePseudolabelledReplay(Thresholded, Replay):
     """Replay on the foundation's own predictions, with few changed weights."""
 
     kind: Literal["sparse_pseudolabelled_replay"] = "sparse_pseudolabelled_replay"
-    optimisation: Optimisation = PACE
+    optimisation: Optimisation = GENTLE

@@ -19,6 +19,8 @@ from models.training_state import TrainingState
 
 PACE = Optimisation(learning_rate=1e-1, ema_decay=0.99, clip_gradient=10.0)
 """As for LoRA: few parameters want a larger rate than all."""
+GENTLE = PACE.model_copy(update={"learning_rate": 3e-2})
+"""Beyond it, masks of sensitive weights err more, and replay forgets more without erring less."""
 
 _SCORED = 128  # structures that tell which weights matter
 
@@ -141,7 +143,7 @@ class Masked(FewWeights):
     """
 
     kind: Literal["masked"] = "masked"
-    optimisation: Optimisation = PACE
+    optimisation: Optimisation = GENTLE
     trained_share: float = Field(
         0.03, gt=0, lt=1, description="changed weights, of all weights of the network"
     )

@@ -375,9 +375,9 @@ def test_the_defaults_are_the_papers():
         "replay_lora": (1e-3, 0.999, 10.0),
         # Ours: few parameters want a larger rate, as those of LoRA do.
         "sparse": (1e-1, 0.99, 10.0),
-        "masked": (1e-1, 0.99, 10.0),
-        "sparse_replay": (1e-1, 0.99, 10.0),
-        "sparse_pseudolabelled_replay": (1e-1, 0.99, 10.0),
+        "masked": (3e-2, 0.99, 10.0),
+        "sparse_replay": (3e-2, 0.99, 10.0),
+        "sparse_pseudolabelled_replay": (3e-2, 0.99, 10.0),
     }
     replay = MultiheadReplay()
     assert (replay.weights.energy, replay.weights.forces) == (10.0, 10.0)
