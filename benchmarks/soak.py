@@ -30,6 +30,9 @@ ROOT = Path(__file__).parents[1]
 POOL = "soak"
 START = timedelta(minutes=5)  # that a run may be Pending
 PATIENCE_SECONDS = 900.0  # for what was disturbed last to end
+WAITING = (
+    10  # runs; of hundreds that wait, Prefect marks all as late at once, and blocks its SQLite with that
+)
 THREADS = {"OMP_NUM_THREADS": "1"}
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 KILLS = {"child": 4, "flow": 3, "walltime": 2, "cancel": 1, "worker": 1, "server": 1}
@@ -204,14 +207,15 @@ def soak(service: Service, n_runs: int, every: float, chance: Random) -> Counter
 
     create_automations(SILENCE, START, ["soak"])
     campaign, deployment = write_campaign(service.folder), deploy(service)
-    for seed in range(n_runs):
-        parameters = {"campaign": str(campaign), "seed": seed}
-        service.ask(f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})
     service.start("worker")
     done: Counter[str] = Counter()
     told = quiet_since = time.monotonic()
     while True:
         states = Counter(run["state_type"] for run in service.runs())
+        while states["SCHEDULED"] < WAITING and (seed := sum(states.values())) < n_runs:
+            parameters = {"campaign": str(campaign), "seed": seed}
+            service.ask(f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})
+            states["SCHEDULED"] += 1
         if time.monotonic() - told > 60.0:
             told = time.monotonic()
             print(dict(states), dict(done), flush=True)
