@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect import flow
-from prefect.futures import PrefectFuture, as_completed
+from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from db.settings import settings
-from flows.runners import Place, cancel, place
+from flows.runners import Place, as_they_end, cancel, place
 from models.reference import AnyCalculator, Limits
 from tasks.children import interruptible
 from tasks.labelling import Labelled, label, prepare, reason, record_failure
@@ -59,7 +59,7 @@ def _label_all(
         for index, title in enumerate(names):
             one = label.with_options(task_run_name=f"label-{title}", retries=limits.retries)
             futures.append(one.submit(calculator, selection, index, title, limits))
-        for number, _ in enumerate(as_completed(futures), 1):
+        for number in as_they_end(futures):
             show({"done": number, "of": len(names)})
     labels: list[str] = []
     failures: list[str] = []

@@ -1,6 +1,7 @@
 """Where labels and trainings are computed: in threads of this process, or where Dask deals them out."""
 
 import logging
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ AnyCluster = Annotated[
 ]
 
 _CLUSTER: TypeAdapter[AnyCluster] = TypeAdapter(AnyCluster)
+
+LISTEN_SECONDS = 1.0  # between two moments at which a signal is heard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +125,21 @@ def cancel(futures: Sequence[PrefectFuture[Any]]) -> Iterator[None]:
             if isinstance(future, PrefectWrappedFuture):
                 future.wrapped_future.cancel()
         raise
+
+
+def as_they_end(futures: Sequence[PrefectFuture[Any]]) -> Iterator[int]:
+    """Count the futures, from 1, as they end.
+
+    Never waits for long: a signal that arrives right before the main thread waits, or that another thread is
+    given, is not heard before that wait ends.
+    """
+    ended = threading.Semaphore(0)
+    for future in futures:
+        future.add_done_callback(lambda _: ended.release())
+    for number in range(1, len(futures) + 1):
+        while not ended.acquire(timeout=LISTEN_SECONDS):
+            pass
+        yield number
 
 
 def _has(worker: Resources, needs: Resources) -> bool:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from prefect import flow
-from prefect.futures import PrefectFuture, wait
+from prefect.futures import PrefectFuture
 
 from db.settings import settings
-from flows.runners import cancel, place
+from flows.runners import as_they_end, cancel, place
 from models.campaign import Campaign
 from models.strategies import AnyStrategy
 from tasks.children import interruptible
@@ -60,7 +60,8 @@ def _attempt(campaign: Campaign, wanted: Sequence[Training]) -> list[Made | Exce
     with interruptible():
         running = [fine_tune.submit(campaign, *training) for training in wanted]
         with cancel(running):
-            wait(running)
+            for _ in as_they_end(running):
+                pass
         return [_outcome(future) for future in running]
 
 

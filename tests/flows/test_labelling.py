@@ -258,7 +258,8 @@ def test_an_interrupted_batch_ends_its_programs_and_goes_on(
 
     def interrupt() -> None:
         eventually(lambda: sleeper.exists() and sleeper.read_text() != "")
-        os.kill(os.getpid(), signal.SIGINT)
+        # To this thread, and not to the main one, which waits: a signal for the process may end up here too.
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
     watcher = threading.Thread(target=interrupt)
     watcher.start()
