@@ -99,6 +99,20 @@ def test_a_candidate_that_gave_nothing_finite_is_listed(data, parsed):
         assert "below the foundation" not in text
 
 
+@pytest.mark.parametrize(
+    ("forces", "said"),
+    [
+        (45.0, "45.0 meV/Å, 50 % below the foundation’s 90.0."),
+        (99.0, "99.0 meV/Å, 10 % above the foundation’s 90.0."),
+        (90.1, "90.1 meV/Å, as large as the foundation’s 90.0."),
+    ],
+)
+def test_a_champion_is_compared_with_the_foundation(data, parsed, forces, said):
+    candidates = [replace(c, forces=forces) if c.role == "champion" else c for c in data.campaign.candidates]
+    page = parsed(render(replace(data, campaign=replace(data.campaign, candidates=candidates))))
+    assert said in re.sub(r"\s+", " ", page.text)
+
+
 def test_a_report_of_nothing_renders(parsed):
     page = parsed(render(ReportData(title="nothing")))
     assert page.open == []
