@@ -288,6 +288,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
+# dask-jobqueue drops the processes of jobs that were killed without a wait for them.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("local", [False, True], ids=["sbatch", "dask_jobqueue.local"])
 def test_jobs_are_submitted_replaced_and_cancelled(
     local: bool,
