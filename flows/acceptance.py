@@ -8,6 +8,7 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from db.settings import settings
+from flows.runners import result
 from models import devices
 from models.campaign import Campaign
 from models.validation import AnyCheck, acceptance
@@ -41,12 +42,12 @@ class Examination:
     @property
     def trajectories(self) -> str | None:
         """The id of the dynamics; None where no check needs any."""
-        return self.started["trajectories"].result() if "trajectories" in self.started else None
+        return result(self.started["trajectories"]) if "trajectories" in self.started else None
 
     def findings(self) -> dict[str, str]:
         """By kind of check: the id of what it found. Waits for all."""
         # In the order in which they were started: of several that fail, the first is the cause.
-        found = {kind: future.result() for kind, future in self.started.items()}
+        found = {kind: result(future) for kind, future in self.started.items()}
         return {kind: id_ for kind, id_ in found.items() if kind != "trajectories"}
 
 

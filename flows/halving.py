@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from flows.runners import result
 from flows.specialist import Given, replayed, taught
 from flows.trainings import Training, attempt
 from models.campaign import Campaign
@@ -32,7 +33,7 @@ def choose(campaign: Campaign, sweep: Sweep, given: Given) -> str:
             ),
             "retention": measure.submit("foundation", Retention(), given.foundation, kept),
         }
-        foundation = {kind: future.result() for kind, future in before.items()}
+        foundation = {kind: result(future) for kind, future in before.items()}
     trials = {trial.name: trial for trial in sweep.trials()}
     trained: list[Trained] = []
     states: Mapping[str, str] = {}
@@ -74,7 +75,7 @@ def climb(
             for k, ((trial, _), one) in enumerate(zip(runs, made, strict=True))
             if not isinstance(one, Exception)
         }
-        found = {k: future.result() for k, future in measured.items()}
+        found = {k: result(future) for k, future in measured.items()}
     trained, states_now = [], {}
     for k, ((trial, seed), training, one) in enumerate(zip(runs, wanted, made, strict=True)):
         run = Trained(

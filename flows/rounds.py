@@ -8,6 +8,7 @@ from prefect import flow
 
 from flows.acceptance import SIDE_BY_SIDE
 from flows.labelling import label_structures
+from flows.runners import result
 from flows.specialist import Given, Specialist, assess, replayed, specialise
 from flows.trainings import Training, train
 from models.campaign import Campaign
@@ -148,7 +149,7 @@ def compare_arms(campaign: Campaign, given: Given, last: Round) -> Mapping[str, 
             arm: measure.submit(arm, check, made["checkpoint"], given.files)
             for arm, made in zip(arms, trained, strict=True)
         }
-        found = {arm: future.result() for arm, future in measured.items()}
+        found = {arm: result(future) for arm, future in measured.items()}
     return selection_gain(found["selected"], found["control"])
 
 

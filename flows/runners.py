@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from prefect.futures import PrefectFuture, PrefectWrappedFuture
@@ -21,6 +21,8 @@ from flows.clusters import Address, Cluster, ClusterError, Cuda, Local, Resource
 AnyCluster = Annotated[
     Local | Address | Slurm | Pbs | Lsf | Sge | Htcondor | Cuda, Field(discriminator="kind")
 ]
+
+R = TypeVar("R")
 
 _CLUSTER: TypeAdapter[AnyCluster] = TypeAdapter(AnyCluster)
 
@@ -140,6 +142,13 @@ def as_they_end(futures: Sequence[PrefectFuture[Any]]) -> Iterator[int]:
         while not ended.acquire(timeout=LISTEN_SECONDS):
             pass
         yield number
+
+
+def result(future: PrefectFuture[R]) -> R:
+    """What a future came to, or what it raises; waited for as by `as_they_end`."""
+    for _ in as_they_end([future]):
+        pass
+    return future.result()
 
 
 def _has(worker: Resources, needs: Resources) -> bool:

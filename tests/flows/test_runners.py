@@ -3,19 +3,25 @@
 import importlib
 import inspect
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
 from distributed import LocalCluster
+from prefect.futures import PrefectConcurrentFuture
+from prefect.states import Completed, Failed, State
 from prefect_dask.task_runners import DaskTaskRunner
 
 from db.settings import Settings
 from flows.clusters import Address, ClusterError, Cuda, Local
-from flows.runners import check, cluster, place
+from flows.runners import check, cluster, place, result
 
 JOBS = {"jobs": 4, "cores": 8, "memory_gb": 32, "walltime": "04:30:00", "python": "/sw/temper/bin/python"}
 
@@ -247,3 +253,25 @@ def test_dask_cuda_takes_what_it_is_given() -> None:
     bound = inspect.signature(dask_cuda.LocalCUDACluster).bind(**given["cluster_kwargs"])
     assert bound.arguments["CUDA_VISIBLE_DEVICES"] == [0, 2]
     assert bound.arguments["kwargs"]["resources"] == {"CPU": 1, "GPU": 1}
+
+
+def test_a_result_is_what_came_or_what_went_wrong() -> None:
+    came: Future[State[Any]] = Future()
+    threading.Timer(0.1, came.set_result, [Completed(data=3)]).start()
+    assert result(PrefectConcurrentFuture(uuid4(), came)) == 3
+    failed: Future[State[Any]] = Future()
+    failed.set_result(Failed(data=OSError("no room")))
+    with pytest.raises(OSError, match="no room"):
+        result(PrefectConcurrentFuture(uuid4(), failed))
+
+
+@pytest.mark.usefixtures("sigint")
+def test_an_interruption_is_heard_although_another_thread_is_given_it() -> None:
+    never: Future[State[Any]] = Future()
+
+    def interrupt() -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    threading.Timer(0.5, interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        result(PrefectConcurrentFuture(uuid4(), never))
