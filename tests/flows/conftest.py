@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from ase.io import write
 from models import potentials
 from models.potentials import Potential
 from models.reference.xtb import Method, calculator, labelled_copy
+from waiting import until
 
 ROOT = Path(__file__).parents[2]
 ELEMENTS = [1, 8, 11, 17]
@@ -188,14 +188,6 @@ def temper(prefect_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Cal
     return in_new_home
 
 
-def until(look: Callable[[], Any], seconds: float = 60) -> Any:
-    """What `look` finds; it has so long to find something."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return found
-
-
 def in_the_middle_of(kind: str, command: Temper) -> bool:
     """Whether a step of this kind is being computed; a training only after its first saved epoch."""
     try:
@@ -215,10 +207,14 @@ def killed(mini: Path) -> Callable[..., set[str]]:
 
     def run(command: Temper, kind: str) -> set[str]:
         process = command.start("run", str(mini))
-        reached = until(lambda: in_the_middle_of(kind, command) or process.poll() is not None, 120)
-        os.killpg(process.pid, signal.SIGKILL)
-        output = "".join(process.communicate())
-        assert reached, output
+        try:
+            until(
+                lambda: in_the_middle_of(kind, command) or process.poll() is not None, f"{kind} is not seen"
+            )
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            output = "".join(process.communicate())
         assert process.returncode == -signal.SIGKILL, f"it ended before {kind} was seen running: {output}"
         return {row["key"] for row in command.ask("SELECT key FROM step WHERE status = 'running'")}
 

@@ -9,8 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from flows.runners import check
 from models.datasets import fingerprint
 from models.reference import Limits
 from models.reference.command import Command
+from waiting import alive, until
 
 pytestmark = pytest.mark.flow
 
@@ -175,14 +175,6 @@ def calculator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     )
 
 
-def eventually(condition: Callable[[], Any]) -> bool:
-    """Whether something holds within a time that is ample on a busy machine."""
-    deadline = time.monotonic() + 300
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return bool(condition())
-
-
 def steps(home: Path) -> list[tuple[str, int, str]]:
     """Status and attempts of each label, and what went wrong."""
     with closing(sqlite3.connect(f"file:{home}/temper.db?mode=ro", uri=True)) as record:
@@ -214,7 +206,7 @@ def test_workers_elsewhere_are_killed_and_cancelled_and_no_label_is_lost(
     killed: list[psutil.Process] = []
 
     def kill() -> None:
-        assert eventually(lambda: sleeper.exists() and sum(s == "done" for s, *_ in steps(temper_home)) == 4)
+        until(lambda: sleeper.exists() and sum(s == "done" for s, *_ in steps(temper_home)) == 4)
         above = psutil.Process(int(sleeper.read_text())).parents()
         killed.extend(worker for worker in workers if worker in above)
         (program / "mended").touch()
@@ -231,7 +223,7 @@ def test_workers_elsewhere_are_killed_and_cancelled_and_no_label_is_lost(
     assert [fingerprint(frame) for frame in found] == [fingerprint(frame) for frame in frames]
     assert sorted(steps(temper_home)) == [*[("done", 1, "")] * 4, ("done", 2, "")]
     assert sorted(tries.read_text().split()) == ["Ar", "Ar", "He", "Kr", "Ne", "Xe"]
-    assert not psutil.pid_exists(int(sleeper.read_text()))
+    assert not alive(int(sleeper.read_text()))
 
     # The campaign is cancelled while the worker that is left computes for it.
     sleeper.unlink()
@@ -239,7 +231,7 @@ def test_workers_elsewhere_are_killed_and_cancelled_and_no_label_is_lost(
     more = asked_for("more", [Atoms("ArH"), Atoms("ArH2")])
 
     def interrupt() -> None:
-        assert eventually(sleeper.exists)
+        until(sleeper.exists)
         os.kill(os.getpid(), signal.SIGINT)
 
     interrupter = threading.Thread(target=interrupt)
@@ -247,8 +239,8 @@ def test_workers_elsewhere_are_killed_and_cancelled_and_no_label_is_lost(
     with pytest.raises(KeyboardInterrupt):
         label_structures(calculator, more, Limits(retries=3), "more")
     interrupter.join()
-    assert eventually(lambda: not psutil.pid_exists(int(sleeper.read_text())))
-    assert eventually(lambda: ("running", 1) not in {(status, n) for status, n, _ in steps(temper_home)})
+    until(lambda: not alive(int(sleeper.read_text())))
+    until(lambda: ("running", 1) not in {(status, n) for status, n, _ in steps(temper_home)})
     ((status, attempt, error),) = (row for row in steps(temper_home) if row[0] != "done")
     assert (status, attempt) == ("failed", 1)
     assert "nobody waits for it any more" in error
@@ -316,7 +308,7 @@ def test_jobs_are_submitted_replaced_and_cancelled(
     jobs: set[psutil.Process] = set()
 
     def kill() -> None:
-        assert eventually(lambda: sleeper.exists() and sum(s == "done" for s, *_ in steps(temper_home)) == 4)
+        until(lambda: sleeper.exists() and sum(s == "done" for s, *_ in steps(temper_home)) == 4)
         above = psutil.Process(int(sleeper.read_text())).parents()
         (program / "mended").touch()
         jobs.update(one for one in above if "distributed.cli.dask_worker" in one.cmdline())
@@ -336,4 +328,4 @@ def test_jobs_are_submitted_replaced_and_cancelled(
     if not local:
         submitted = [int(line) for line in (slurm / "submitted").read_text().split()]
         assert len(submitted) >= 2
-        assert eventually(lambda: not any(psutil.pid_exists(job) for job in submitted))
+        until(lambda: not any(map(alive, submitted)))

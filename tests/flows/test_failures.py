@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from models import training_state
+from waiting import until
 
 pytestmark = pytest.mark.flow
 
@@ -99,13 +100,6 @@ def runs_of(server: Any, deployment: str) -> list[dict[str, Any]]:
 
 def name_of_state(server: Any, id_: str) -> str:
     return str(run_of(server, id_)["state_name"])
-
-
-def wait(condition: Callable[[], object], what: str, seconds: float = LONG) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 @dataclass
@@ -214,9 +208,9 @@ def cancel(place: Place, id_: str) -> None:
     """Cancel as the browser does, and see that the training stops within 10 s and leaves a checkpoint."""
     began = time.monotonic()
     place.server.post(f"/flow_runs/{id_}/set_state", {"state": {"type": "CANCELLING"}})
-    wait(lambda: not place.children(), "the training goes on after 10 s", 10.0)
+    until(lambda: not place.children(), "the training goes on after 10 s", 10.0)
     assert time.monotonic() - began < 10.0
-    wait(lambda: name_of_state(place.server, id_) == "Cancelled", "the run is not cancelled")
+    until(lambda: name_of_state(place.server, id_) == "Cancelled", "the run is not cancelled", LONG)
 
 
 def follower(place: Place, id_: str) -> str:
@@ -226,7 +220,7 @@ def follower(place: Place, id_: str) -> str:
         runs = runs_of(place.server, place.deployment)
         return [str(one["id"]) for one in runs if (one["idempotency_key"] or "").startswith(id_)]
 
-    wait(submitted, "it is not submitted again")
+    until(submitted, "it is not submitted again", LONG)
     assert name_of_state(place.server, id_) == "Crashed"
     (new,) = submitted()
     return new
@@ -241,14 +235,14 @@ def trains(place: Place, beyond: int) -> Callable[[], bool]:
 @pytest.mark.timeout(3600)
 def test_a_training_under_a_worker_survives_whatever_ends_it(place: Place) -> None:
     run = place.submit()
-    wait(trains(place, 0), "the training does not start")
+    until(trains(place, 0), "the training does not start", LONG)
     time.sleep(3.0)
     cancel(place, run)
     cancelled_at = place.updates()
     assert cancelled_at > 0  # saved when it was asked to stop, and not before
 
     run = place.submit()
-    wait(trains(place, cancelled_at), "the next run does not go on")
+    until(trains(place, cancelled_at), "the next run does not go on", LONG)
     time.sleep(3.0)
     (flow,) = place.processes("prefect.engine")
     flow.terminate()  # the time of the batch system is up
@@ -256,12 +250,12 @@ def test_a_training_under_a_worker_survives_whatever_ends_it(place: Place) -> No
     terminated_at = place.updates()
     assert terminated_at > cancelled_at
 
-    wait(trains(place, terminated_at), "it does not go on by itself")
+    until(trains(place, terminated_at), "it does not go on by itself", LONG)
     (flow,) = place.processes("prefect.engine")
     flow.kill()
     run = follower(place, run)
     assert run_of(place.server, run)["labels"]["temper.attempt"] == 2
-    wait(trains(place, terminated_at), "it does not train after a kill")
+    until(trains(place, terminated_at), "it does not train after a kill", LONG)
 
     place.kill_worker()
     time.sleep(3.0)
@@ -281,7 +275,7 @@ def test_a_run_of_the_command_is_cancelled_in_the_browser(place: Place) -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait(trains(place, 0), "the training does not start")
+    until(trains(place, 0), "the training does not start", LONG)
     running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}, "name": {"any_": ["endless"]}}}
     (run,) = place.server.post("/flow_runs/filter", running)
     cancel(place, run["id"])
@@ -294,10 +288,10 @@ def test_a_run_of_the_command_is_cancelled_in_the_browser(place: Place) -> None:
 def test_a_run_whose_worker_and_process_are_killed_does_not_stay_running(place: Place) -> None:
     assert python(place.server, CREATE).returncode == 0
     run = place.submit()
-    wait(trains(place, 0), "the training does not start")
+    until(trains(place, 0), "the training does not start", LONG)
     place.kill_worker()
     (flow,) = place.processes("prefect.engine")
     flow.kill()
-    wait(lambda: name_of_state(place.server, run) == "Crashed", "it stays Running")
-    wait(lambda: not place.children(), "its child goes on", 60.0)
+    until(lambda: name_of_state(place.server, run) == "Crashed", "it stays Running", LONG)
+    until(lambda: not place.children(), "its child goes on", 60.0)
     place.start_worker()

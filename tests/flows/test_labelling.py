@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +25,7 @@ from flows.labelling import TooManyFailures, label_structures
 from models.datasets import DataError, fingerprint
 from models.reference import Limits, Tblite
 from models.reference.command import Command
+from waiting import alive, until
 
 pytestmark = pytest.mark.flow
 
@@ -158,21 +158,6 @@ def calling(program: Path) -> Command:
     )
 
 
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 120
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def test_what_fails_is_told_and_stops_nothing_else(
     server: Any,
     selected: Callable[..., str],
@@ -257,7 +242,7 @@ def test_an_interrupted_batch_ends_its_programs_and_goes_on(
     sleeper = program.parent / "Ar.pid"
 
     def interrupt() -> None:
-        eventually(lambda: sleeper.exists() and sleeper.read_text() != "")
+        until(lambda: sleeper.exists() and sleeper.read_text() != "")
         # To this thread, and not to the main one, which waits: a signal for the process may end up here too.
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
@@ -266,7 +251,7 @@ def test_an_interrupted_batch_ends_its_programs_and_goes_on(
     with pytest.raises(KeyboardInterrupt):
         label_structures(calling(program), selection, Limits(retries=3), "interrupted")
     watcher.join()
-    assert eventually(lambda: not alive(int(sleeper.read_text())))
+    until(lambda: not alive(int(sleeper.read_text())))
     before = steps(temper_home)
     # None is at work any more, and none was tried again.
     assert {(status, attempt) for status, attempt, _ in before.values()} <= {("done", 1), ("failed", 1)}
@@ -309,13 +294,13 @@ def test_a_batch_that_is_killed_loses_no_label(
         env={**env, "PYTHONPATH": str(ROOT)},
         start_new_session=True,
     ) as campaign:
-        assert eventually(
+        until(
             lambda: (
                 sleeper.exists() and sum(status == "done" for status, *_ in steps(temper_home).values()) == 3
             )
         )
         os.killpg(campaign.pid, signal.SIGKILL)
-    assert eventually(lambda: not alive(int(sleeper.read_text())))
+    until(lambda: not alive(int(sleeper.read_text())))
     before = steps(temper_home)
     assert {status for status, *_ in before.values()} == {"done", "running"}
     (program.parent / "mended").touch()

@@ -20,21 +20,13 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
 
 from flows.nights import ALARM, AUTOMATIONS, BLOCK, NIGHTLY, SKIPPED, alarm_automations, catch_up
+from waiting import until
 
 pytestmark = pytest.mark.flow
 
 ROOT = Path(__file__).parents[2]
 EVERY_NIGHT = CronSchedule(cron="0 2 * * *", timezone="UTC")
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).replace(hour=3)
-
-
-def until(seen: Callable[[], Any], what: str, seconds: float = 120) -> Any:
-    """What is seen at last."""
-    deadline = time.monotonic() + seconds
-    while not (found := seen()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.2)
-    return found
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ import os
 import signal
 import sqlite3
 import threading
-import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from models.campaign_files import load_campaign
 from tasks.datasets import ingest_labels
 from tasks.foundation import resolve_foundation
 from tasks.training import fine_tune, refit_e0s
+from waiting import until
 
 pytestmark = pytest.mark.flow
 
@@ -35,14 +34,6 @@ def two_trainings(mini: Path) -> tuple[Campaign, list[Training]]:
     longer = naive.optimisation.model_copy(update={"epochs": 60})
     strategy = naive.model_copy(update={"optimisation": longer})
     return plan, [Training(strategy.seeded(seed), lessons) for seed in (1, 2)]
-
-
-def eventually(condition: Callable[[], Any]) -> bool:
-    """Whether something holds within a time that is ample on a busy machine."""
-    deadline = time.monotonic() + 300
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return bool(condition())
 
 
 def trainings(home: Path) -> list[tuple[str, int]]:
@@ -73,7 +64,7 @@ def test_trainings_on_workers_are_cancelled_and_go_on(
         monkeypatch.setenv("TEMPER_DASK", str(file))
 
         def interrupt() -> None:
-            assert eventually(lambda: len(list(temper_home.glob("work/*/state.pt"))) == 2)
+            until(lambda: len(list(temper_home.glob("work/*/state.pt"))) == 2)
             os.kill(os.getpid(), signal.SIGINT)
 
         interrupter = threading.Thread(target=interrupt)
@@ -82,7 +73,7 @@ def test_trainings_on_workers_are_cancelled_and_go_on(
             train(plan, wanted)
         interrupter.join()
         # The workers live on, and none of them computes.
-        assert eventually(lambda: trainings(temper_home) == [("failed", 1)] * 2)
+        until(lambda: trainings(temper_home) == [("failed", 1)] * 2)
         assert len(list(temper_home.glob("work/*/state.pt"))) == 2
         made = train(plan, wanted)
         assert trainings(temper_home) == [("done", 2)] * 2

@@ -9,8 +9,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import current_process
@@ -22,6 +20,7 @@ import pytest
 from tasks import children
 from tasks.children import ChildDied, in_child
 from tasks.limits import OutOfMemory, OutOfTime
+from waiting import alive, until
 
 WORK = '''
 import logging
@@ -136,25 +135,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("child_work")
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 60) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return condition()
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-
 def read_pid(marker: Path) -> int:
-    assert eventually(lambda: marker.exists() and marker.read_text() != "")
+    until(lambda: marker.exists() and marker.read_text() != "")
     return int(marker.read_text())
 
 
@@ -281,21 +263,21 @@ def test_a_child_that_ignores_sigterm_is_killed(
     with pytest.raises(KeyboardInterrupt):
         in_child(work.sleep_stubbornly, str(marker))
     watcher.join()
-    assert eventually(lambda: not alive(read_pid(marker)))
+    until(lambda: not alive(read_pid(marker)))
 
 
 def test_a_child_over_its_time_is_killed_with_its_programs(work: ModuleType, tmp_path: Path) -> None:
     marker = tmp_path / "pid"
     with pytest.raises(OutOfTime, match="run was killed: it took longer than 1 s"):
         in_child(work.run, SLEEPING, str(marker), limits=Limits(seconds=1.0))
-    assert eventually(lambda: not alive(read_pid(marker)))
+    until(lambda: not alive(read_pid(marker)))
 
 
 def test_a_program_that_left_the_group_is_killed_too(work: ModuleType, tmp_path: Path) -> None:
     marker = tmp_path / "pid"
     with pytest.raises(OutOfTime):
         in_child(work.run, SLEEPING, str(marker), "alone", limits=Limits(seconds=1.0))
-    assert eventually(lambda: not alive(read_pid(marker)))
+    until(lambda: not alive(read_pid(marker)))
 
 
 def test_a_child_over_its_memory_is_killed(work: ModuleType) -> None:
@@ -325,7 +307,7 @@ def test_what_a_child_leaves_behind_ends_with_it(work: ModuleType, tmp_path: Pat
     marker = tmp_path / "pid"
     command = f"sleep 120 >/dev/null 2>&1 & echo $! > {marker}"
     assert in_child(subprocess.call, ["sh", "-c", command]) == 0
-    assert eventually(lambda: not alive(read_pid(marker)))
+    until(lambda: not alive(read_pid(marker)))
 
 
 def test_a_worker_that_may_have_no_children_has_them(
@@ -353,7 +335,7 @@ def test_a_child_does_not_outlive_a_parent_killed_with_9(work: ModuleType, tmp_p
         child = read_pid(marker)
         assert alive(child)
         parent.kill()
-    assert eventually(lambda: not alive(child))
+    until(lambda: not alive(child))
 
 
 SECRETS = {
