@@ -220,11 +220,11 @@ def validate(
 
 @app.command()
 def promote(
-    acceptance: Annotated[str, typer.Argument(help="An acceptance that did not pass, by hash or alias.")],
+    acceptance: Annotated[str, typer.Argument(help="The acceptance of what was refused, by hash or alias.")],
     by: Annotated[str, typer.Option(help="Who decides.")],
-    reason: Annotated[str, typer.Option(help="Why it may be used in spite of its verdicts.")],
+    reason: Annotated[str, typer.Option(help="Why it may be used all the same.")],
 ) -> None:
-    """Promote what a gate refused, on somebody's word; name and reason stay on record."""
+    """Promote what a gate, a person or a night refused; who says so and why stays on record."""
     from tasks.promotion import override
 
     made = override(acceptance, by, reason)

@@ -18,6 +18,7 @@ from flows.nights import ALARM, SKIPPED, newer_night
 from tasks import alarms
 from tasks.children import interruptible
 from tasks.display import display
+from tasks.promotion import MOVED_BACK
 from tasks.revalidation import (
     Health,
     accepted,
@@ -168,7 +169,7 @@ def _moved_back(name: str, acceptance: str, health: Health, tolerance: float) ->
                 continue
         except Exception:  # it is on the run's log; what cannot be measured is not as it was accepted
             continue
-        reason = f"moved back in the night of {datetime.now(UTC):%Y-%m-%d}: {'; '.join(health.alarms)}"
+        reason = f"{MOVED_BACK} {datetime.now(UTC):%Y-%m-%d}: {'; '.join(health.alarms)}"
         try:
             move_back(name, acceptance, to, reason)
         except ProvenanceError as error:

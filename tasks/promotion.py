@@ -17,6 +17,9 @@ from models.validation import CHECKS, acceptance, gate
 from models.validation.gate import Other, PromotedAs
 from tasks.records import read, recorded
 
+MOVED_BACK = "moved back in the night of"
+"""How the reason begins for which a night has taken a name from what was promoted."""
+
 
 class NotOverridable(ProvenanceError):
     """A gate that cannot be overridden this way; the message says what to do."""
@@ -173,9 +176,21 @@ def promote(role: PromotedAs, acceptance_id: str) -> bool:
 
 
 def refusal(acceptance: Mapping[str, Any]) -> Mapping[str, str] | None:
-    """Who does not promote what passed the gate (`by`), and the `reason`; None where nobody said so."""
+    """Who does not promote what passed the gate (`by`), and the `reason`; None where nobody said so.
+
+    A person who was asked, or the night that took the name from this checkpoint after its last promotion.
+    """
     word = acceptance.get("approval")
-    return word if word and not word["promote"] else None
+    if word and not word["promote"]:
+        return word
+    after = ""
+    for event in reversed(aliases.history(f"{acceptance['campaign']}@{acceptance['role']}")):
+        if event.artifact_id == acceptance["checkpoint"]:
+            break
+        after = event.reason
+    else:
+        return None
+    return {"by": "the night", "reason": after} if after.startswith(MOVED_BACK) else None
 
 
 def _promote(accepted: Mapping[str, Any], acceptance_id: str, reason: str) -> None:

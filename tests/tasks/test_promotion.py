@@ -11,7 +11,7 @@ from db.errors import ForbiddenLicence, Retracted
 from db.retractions import reinstate, retract
 from models.campaign import Campaign
 from models.validation.gate import PromotedAs
-from tasks.promotion import NotOverridable, admit, judge, override, promote, promoted
+from tasks.promotion import MOVED_BACK, NotOverridable, admit, judge, override, promote, promoted
 from tasks.records import read
 from tasks.reporting import conclude
 
@@ -129,6 +129,30 @@ def test_a_person_may_override_the_gate_with_a_name_and_a_reason(
     assert artifacts.get(made).kind == "acceptance"
     with pytest.raises(NotOverridable, match="nothing to override"):
         override(measured(forces=40.0).judged(campaign), "Ada", "good enough")
+
+
+def test_what_a_night_took_the_name_from_gets_it_back_on_a_persons_word_only(
+    campaign: Campaign, measured: Callable[..., Measured]
+) -> None:
+    good, newer = measured(forces=40.0), measured(forces=35.0)
+    accepted = newer.judged(campaign)
+    assert promote.fn("champion", good.judged(campaign))
+    assert promote.fn("champion", accepted)
+    assert promote.fn("champion", good.judged(campaign)), "superseded, and not by a night"
+    assert promote.fn("champion", accepted)
+    reason = f"{MOVED_BACK} 2026-11-20: forces differ"
+    aliases.move({"salt@champion": (newer.checkpoint, good.checkpoint)}, reason=reason)
+    assert promote.fn("champion", good.judged(campaign))
+    assert not promote.fn("champion", accepted)
+    assert aliases.resolve("salt@champion").id == good.checkpoint
+    verdict = conclude.fn(campaign, "naive", {"champion": accepted}, {"champion": False, "engine": False})
+    assert verdict["summary"] == (
+        "naive passed the gate, and the night decided against it; nothing was promoted."
+    )
+    assert verdict["reasons"] == [f"champion: the night decided against it: {reason}"]
+    override(accepted, "Ada", "the disk was at fault")
+    assert aliases.resolve("salt@champion").id == newer.checkpoint
+    assert promote.fn("champion", accepted), "the night has said nothing since"
 
 
 def test_a_champion_without_an_engine_is_said(campaign: Campaign, measured: Callable[..., Measured]) -> None:
