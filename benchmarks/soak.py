@@ -86,6 +86,12 @@ class Service:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def revive(self) -> None:
+        """Start again what has ended by itself, as a worker does whose first question finds no server."""
+        for what, process in self._running.items():
+            if process.poll() is not None:
+                self.start(what)
+
     def kill_all(self) -> None:
         """Leave nothing behind."""
         for what in self._running:
@@ -211,6 +217,7 @@ def soak(service: Service, n_runs: int, every: float, chance: Random) -> Counter
     done: Counter[str] = Counter()
     told = quiet_since = time.monotonic()
     while True:
+        service.revive()
         states = Counter(run["state_type"] for run in service.runs())
         while states["SCHEDULED"] < WAITING and (seed := sum(states.values())) < n_runs:
             parameters = {"campaign": str(campaign), "seed": seed}
