@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from db import aliases, artifacts
 from db.lineage import Node, tree
 from flows.cli import app
 from models import potentials
+from waiting import until
 
 pytestmark = pytest.mark.flow
 
@@ -126,13 +126,15 @@ def test_the_ui_has_the_run_its_tasks_their_progress_and_the_end(
     this_run = {"flow_runs": {"id": {"any_": [step["flow_run_id"]]}}}
     (run,) = prefect_server.post("/flow_runs/filter", this_run)
     assert (run["name"], run["state"]["type"]) == ("mini", "COMPLETED")
-    deadline = time.monotonic() + 60  # they reach the server's database a little later than the run's end
-    while len(tasks := prefect_server.post("/task_runs/filter", this_run)) <= 30:
-        assert time.monotonic() < deadline, f"only {len(tasks)} tasks"
-        time.sleep(0.2)
-    assert {task["state"]["type"] for task in tasks} == {"COMPLETED"}
+
+    def tasks() -> list[dict[str, Any]] | None:
+        found = prefect_server.post("/task_runs/filter", this_run)
+        return list(found) if len(found) > 30 else None
+
+    done = until(tasks, "no more than 30 tasks")  # they come a little later than the run's end
+    assert {task["state"]["type"] for task in done} == {"COMPLETED"}
     assert {"fine-tune-naive", "simulate-champion", "accuracy-of-naive", "promote-engine"} <= {
-        task["name"] for task in tasks
+        task["name"] for task in done
     }
     shown = prefect_server.post("/artifacts/filter", this_run)
     bars = {a["description"].partition(":")[0]: a["data"] for a in shown if a["type"] == "progress"}

@@ -1,11 +1,12 @@
 """The deployments of this project on a real server; above all: the night really comes."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import ANY
 
 import pytest
+
+from waiting import until
 
 pytestmark = pytest.mark.flow
 
@@ -39,12 +40,7 @@ def test_what_watches_over_runs_is_there(deployed: Any) -> None:
 
 def test_the_scheduler_creates_the_runs_of_the_night(deployed: Any) -> None:
     nightly = find(deployed, "revalidate", "nightly")
-    runs = []
-    deadline = time.monotonic() + 120
-    while not runs and time.monotonic() < deadline:
-        time.sleep(1)
-        runs = deployed.post("/flow_runs/filter", SCHEDULED)
-    assert runs, "the scheduler has created no run within 120 s"
+    runs = until(lambda: deployed.post("/flow_runs/filter", SCHEDULED), "the scheduler creates no run")
     assert {run["deployment_id"] for run in runs} == {nightly["id"]}
     assert all(run["expected_start_time"][11:19] == "02:00:00" for run in runs)
 

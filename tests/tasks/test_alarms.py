@@ -20,6 +20,7 @@ from aiosmtpd.smtp import SMTP, AuthResult
 from db.settings import alarm_settings
 from tasks import alarms, mail, webhooks
 from tasks.webhooks import NotDelivered
+from waiting import until
 
 SECRET = "whsec_" + "c2l4IHRpbWVzIGZvdXIgaXMgMjQgYnl0ZXM="
 DOCUMENT = Path(__file__).parents[2] / "docs" / "nightly.md"
@@ -293,9 +294,6 @@ def test_an_alarm_reaches_prefect_a_webhook_that_was_away_and_people(
     assert message["subject"] == "Temper: alarm of the night"
     assert message.get_content().split() == ["a@b:", "broken", "http://here"]
     query = {"filter": {"event": {"name": ["temper.test.alarm"]}}}
-    deadline = time.monotonic() + 60
-    while not (events := prefect_server.post("/events/filter", query)["events"]):
-        assert time.monotonic() < deadline, "no event has arrived"
-        time.sleep(0.2)
+    events = until(lambda: prefect_server.post("/events/filter", query)["events"], "no event arrives")
     assert events[0]["resource"]["prefect.resource.name"] == "a@b"
     assert events[0]["payload"]["findings"] == ["broken"]
