@@ -182,6 +182,12 @@ def steps(home: Path) -> list[tuple[str, int, str]]:
         return [tuple(row) for row in record.execute(query)]
 
 
+def asked_for(path: Path, frames: list[Atoms]) -> str:
+    """The id of structures on record, by way of a file."""
+    write(path, frames)
+    return artifacts.import_file(path, "dataset", path.stem).id
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("server", "sigint")
 def test_workers_elsewhere_are_killed_and_cancelled_and_no_label_is_lost(
@@ -197,10 +203,6 @@ def test_workers_elsewhere_are_killed_and_cancelled_and_no_label_is_lost(
     program = tmp_path / "program"
     sleeper, tries = program / "Ar.pid", program / "tries"
 
-    def asked_for(name: str, frames: list[Atoms]) -> str:
-        write(tmp_path / f"{name}.extxyz", frames)
-        return artifacts.import_file(tmp_path / f"{name}.extxyz", "dataset", name).id
-
     # A worker is killed while it computes; before and after it there are others' labels.
     frames = [Atoms(element) for element in ("He", "Ne", "Ar", "Kr", "Xe")]
     killed: list[psutil.Process] = []
@@ -215,7 +217,8 @@ def test_workers_elsewhere_are_killed_and_cancelled_and_no_label_is_lost(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    made = label_structures(calculator, asked_for("noble", frames), Limits(memory_gb=1.0, retries=0), "noble")
+    noble = asked_for(tmp_path / "noble.extxyz", frames)
+    made = label_structures(calculator, noble, Limits(memory_gb=1.0, retries=0), "noble")
     killer.join()
     assert len(killed) == 1
     assert made.failures == []
@@ -228,7 +231,7 @@ def test_workers_elsewhere_are_killed_and_cancelled_and_no_label_is_lost(
     # The campaign is cancelled while the worker that is left computes for it.
     sleeper.unlink()
     (program / "mended").unlink()
-    more = asked_for("more", [Atoms("ArH"), Atoms("ArH2")])
+    more = asked_for(tmp_path / "more.extxyz", [Atoms("ArH"), Atoms("ArH2")])
 
     def interrupt() -> None:
         until(sleeper.exists)
@@ -250,6 +253,56 @@ def test_workers_elsewhere_are_killed_and_cancelled_and_no_label_is_lost(
         ClusterError, match=r"each of the labels needs CPU=1 and MEMORY=3e\+09; no worker has it"
     ):
         label_structures(calculator, more, Limits(memory_gb=3.0), "more")
+
+
+CAMPAIGN = """
+import sys
+from flows.labelling import label_structures
+from models.reference import CALCULATOR, Limits
+
+if __name__ == "__main__":
+    label_structures(CALCULATOR.validate_json(sys.argv[1]), sys.argv[2], Limits(retries=3), "killed")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("workers")
+def test_a_campaign_that_is_killed_leaves_nothing_at_work_and_goes_on(
+    server: Any,
+    scheduler: str,
+    calculator: Command,
+    temper_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TEMPER_DASK", scheduler)
+    selection = asked_for(tmp_path / "noble.extxyz", [Atoms(element) for element in ("He", "Ne", "Ar", "Kr")])
+    program = tmp_path / "program"
+    sleeper = program / "Ar.pid"
+    (tmp_path / "campaign.py").write_text(CAMPAIGN)
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "campaign.py", calculator.model_dump_json(), selection],
+        env={
+            **server.env,
+            "PREFECT_API_URL": PREFECT_API_URL.value(),
+            "PYTHONPATH": str(ROOT),
+            "TEMPER_DASK": scheduler,
+            "TEMPER_HOME": str(temper_home),
+            "TEMPER_PROGRAMS": "sh",
+        },
+        start_new_session=True,
+    ) as campaign:
+        until(lambda: sleeper.exists() and sum(s == "done" for s, *_ in steps(temper_home)) == 3)
+        os.killpg(campaign.pid, signal.SIGKILL)
+    until(lambda: not alive(int(sleeper.read_text())), "the workers compute on for nobody")
+    until(lambda: "running" not in {status for status, *_ in steps(temper_home)})
+    ((status, attempt, error),) = (row for row in steps(temper_home) if row[0] != "done")
+    assert (status, attempt) == ("failed", 1)
+    assert "nobody waits for it any more" in error
+    (program / "mended").touch()
+    made = label_structures(calculator, selection, Limits(retries=0), "killed")
+    assert (len(made.labels), made.failures) == (4, [])
+    assert sorted((program / "tries").read_text().split()) == ["Ar", "Ar", "He", "Kr", "Ne"]
 
 
 SBATCH = """#!/bin/sh
