@@ -38,7 +38,7 @@ Message = tuple[Literal["report", "log", "result", "error"], Any]
 
 PRELOADED = [
     "tasks.fork_server",  # first
-    *("numpy", "scipy.optimize", "torch", "ase.io", "ase.md.langevin", "models.mace_torch"),
+    *("numpy", "scipy.optimize", "scipy.stats", "torch", "ase.io", "ase.md.langevin", "models.mace_torch"),
     *("models.reference.files", "tblite.ase", "models.finetuning", "models.validation.acceptance"),
     "tasks.children",
 ]

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from scipy.stats import spearmanr
 
 from models.datasets import DataError
 from models.uncertainty.groups import Groups
@@ -92,6 +91,9 @@ def examine(calibration: Calibration, held_out: HeldOut, groups: Groups) -> dict
     which the plot is made too. Where a half has too few atoms it is None, and the plot is of the calibration
     on itself. `correlation`: Spearman's, of bounds and errors.
     """
+    # Here, since it takes a third of a second that every command would wait for.
+    from scipy.stats import spearmanr
+
     spread, error = np.concatenate(held_out.spreads), np.concatenate(held_out.errors)
     bounds = calibration.bounds(spread)
     crossed = _crossed(held_out, groups, calibration.coverage)

@@ -12,7 +12,6 @@ from itertools import combinations_with_replacement, pairwise
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
-from scipy.stats import wasserstein_distance
 
 from models import graphs
 
@@ -160,6 +159,9 @@ def _composition(atoms: Atoms) -> str:
 
 
 def _distance(r: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+    # Here, since it takes a third of a second that every command would wait for.
+    from scipy.stats import wasserstein_distance
+
     if not a.any() or not b.any():
         return 0.0 if a.any() == b.any() else float(r[-1])
     return float(wasserstein_distance(r, r, a, b))

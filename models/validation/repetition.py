@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from models.validation import CHECKS
 from models.validation.acceptance import described
@@ -135,7 +135,7 @@ def _interval(samples: np.ndarray, level: float) -> tuple[float, float]:
         residuals.append((sums - value * weights) / weights.mean())
     change = values[1] - values[0]
     error = np.sqrt(((residuals[1] - residuals[0]) ** 2).sum() / (n * (n - 1)))
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * error)
+    half = float(special.stdtrit(n - 1, (1 + level) / 2) * error)
     return float(change - half), float(change + half)
 
 
