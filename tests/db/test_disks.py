@@ -133,7 +133,7 @@ def test_the_disk_of_the_scratch_folders(
     url: str, disk: Disk, trouble: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEMPER_HOME", str(disk.folder / "temper"))
-    message = f"^the scratch folder {disk.folder}/temper/work/[0-9a-f]* cannot be written to: {reason};"
+    message = f"^the scratch folder {settings().work_root}/[0-9a-f]* cannot be written to: {reason};"
     with pytest.raises(ScratchUnavailable, match=message):
         campaign(tmp_path, between=getattr(disk, trouble))
     assert steps() == {"ingest": ("done", 1), "train": ("failed", 1)}

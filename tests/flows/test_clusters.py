@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -32,7 +33,7 @@ from flows.runners import check
 from models.datasets import fingerprint
 from models.reference import Limits
 from models.reference.command import Command
-from waiting import alive, until
+from waiting import until
 
 pytestmark = pytest.mark.flow
 
@@ -63,7 +64,8 @@ def ip(*arguments: str) -> None:
 @pytest.fixture
 def networks() -> Iterator[list[str]]:
     """Two network namespaces behind a bridge; each has an address of its own and sees no other network."""
-    mark = f"tpr{os.getpid()}"
+    use = uuid4().hex[:8]  # names of an earlier use go a moment after their network
+    mark = f"tpr{use}"
     names = [f"{mark}-{number}" for number in range(2)]
     if shutil.which("ip") is None:
         pytest.skip("there is no `ip` here to make networks with")
@@ -75,7 +77,7 @@ def networks() -> Iterator[list[str]]:
         ip("addr", "add", f"{HERE}/24", "dev", mark)
         ip("link", "set", mark, "up")
         for number, name in enumerate(names):
-            outside, inside = f"tpo{number}{os.getpid()}", f"tpi{number}{os.getpid()}"
+            outside, inside = f"tpo{number}{use}", f"tpi{number}{use}"
             ip("netns", "add", name)
             ip("link", "add", outside, "type", "veth", "peer", "name", inside, "netns", name)
             ip("link", "set", outside, "master", mark, "up")
@@ -226,7 +228,7 @@ def test_workers_elsewhere_are_killed_and_cancelled_and_no_label_is_lost(
     assert [fingerprint(frame) for frame in found] == [fingerprint(frame) for frame in frames]
     assert sorted(steps(temper_home)) == [*[("done", 1, "")] * 4, ("done", 2, "")]
     assert sorted(tries.read_text().split()) == ["Ar", "Ar", "He", "Kr", "Ne", "Xe"]
-    assert not alive(int(sleeper.read_text()))
+    assert not psutil.pid_exists(int(sleeper.read_text()))
 
     # The campaign is cancelled while the worker that is left computes for it.
     sleeper.unlink()
@@ -242,7 +244,7 @@ def test_workers_elsewhere_are_killed_and_cancelled_and_no_label_is_lost(
     with pytest.raises(KeyboardInterrupt):
         label_structures(calculator, more, Limits(retries=3), "more")
     interrupter.join()
-    until(lambda: not alive(int(sleeper.read_text())))
+    until(lambda: not psutil.pid_exists(int(sleeper.read_text())))
     until(lambda: ("running", 1) not in {(status, n) for status, n, _ in steps(temper_home)})
     ((status, attempt, error),) = (row for row in steps(temper_home) if row[0] != "done")
     assert (status, attempt) == ("failed", 1)
@@ -294,7 +296,7 @@ def test_a_campaign_that_is_killed_leaves_nothing_at_work_and_goes_on(
     ) as campaign:
         until(lambda: sleeper.exists() and sum(s == "done" for s, *_ in steps(temper_home)) == 3)
         os.killpg(campaign.pid, signal.SIGKILL)
-    until(lambda: not alive(int(sleeper.read_text())), "the workers compute on for nobody")
+    until(lambda: not psutil.pid_exists(int(sleeper.read_text())), "the workers compute on for nobody")
     until(lambda: "running" not in {status for status, *_ in steps(temper_home)})
     ((status, attempt, error),) = (row for row in steps(temper_home) if row[0] != "done")
     assert (status, attempt) == ("failed", 1)
@@ -381,4 +383,4 @@ def test_jobs_are_submitted_replaced_and_cancelled(
     if not local:
         submitted = [int(line) for line in (slurm / "submitted").read_text().split()]
         assert len(submitted) >= 2
-        until(lambda: not any(map(alive, submitted)))
+        until(lambda: not any(map(psutil.pid_exists, submitted)))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from ase import Atoms
 from ase.build import molecule
@@ -25,7 +26,7 @@ from flows.labelling import TooManyFailures, label_structures
 from models.datasets import DataError, fingerprint
 from models.reference import Limits, Tblite
 from models.reference.command import Command
-from waiting import alive, until
+from waiting import until
 
 pytestmark = pytest.mark.flow
 
@@ -251,7 +252,7 @@ def test_an_interrupted_batch_ends_its_programs_and_goes_on(
     with pytest.raises(KeyboardInterrupt):
         label_structures(calling(program), selection, Limits(retries=3), "interrupted")
     watcher.join()
-    until(lambda: not alive(int(sleeper.read_text())))
+    until(lambda: not psutil.pid_exists(int(sleeper.read_text())))
     before = steps(temper_home)
     # None is at work any more, and none was tried again.
     assert {(status, attempt) for status, attempt, _ in before.values()} <= {("done", 1), ("failed", 1)}
@@ -300,7 +301,7 @@ def test_a_batch_that_is_killed_loses_no_label(
             )
         )
         os.killpg(campaign.pid, signal.SIGKILL)
-    until(lambda: not alive(int(sleeper.read_text())))
+    until(lambda: not psutil.pid_exists(int(sleeper.read_text())))
     before = steps(temper_home)
     assert {status for status, *_ in before.values()} == {"done", "running"}
     (program.parent / "mended").touch()
