@@ -115,7 +115,7 @@ class Home:
     def campaign(self, name: str) -> tuple[str, ...]:
         """The command that runs a campaign and tells when there is science."""
         observed = f"import overhead; overhead.observe({str(self.events)!r}); "
-        return (observed + "from flows.cli import app; app()", "run", name)
+        return (observed + "from flows.cli import main; main()", "run", name)
 
     def science(self) -> list[Interval]:
         """Begin, end and name of each function that a child was in, by begin."""

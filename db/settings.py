@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -135,7 +136,16 @@ class Settings(BaseSettings):
 
 
 def settings() -> Settings:
-    """Read the settings from the environment as it is now."""
+    """The settings of the environment as it is now."""
+    return _settings(tuple(map(os.environ.get, _VARIABLES)))
+
+
+_VARIABLES = ("HOME", *(f"TEMPER_{name.upper()}" for name in Settings.model_fields))
+
+
+@lru_cache(maxsize=1)
+def _settings(_: tuple[str | None, ...]) -> Settings:
+    """Kept as long as the variables stay: to read them takes a millisecond, and every transaction asks."""
     return Settings()
 
 

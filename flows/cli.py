@@ -3,7 +3,11 @@
 import atexit
 import gc
 import importlib
+import logging
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,13 +19,12 @@ from typer.core import TyperGroup
 from flows import diff_cli, export_cli, labels_cli, operate_cli, records_cli, reproduce_cli, store_cli
 from flows.console import err, out
 from flows.server import ensure_server
+from models.campaign_names import existing, find
 
 OURS = ("flows", "tasks", "models", "db")
 
-# What torch and Prefect bring is no garbage: to look through it takes a second of their imports, and two more
-# when the command ends.
+# What torch and Prefect bring is no garbage: to look through it takes a second of their imports.
 gc.set_threshold(100_000, 20, 50)
-atexit.register(gc.freeze)
 
 
 class Commands(TyperGroup):
@@ -86,8 +89,9 @@ def run(
     prepare_children()
     overrides = _given(labels=labels, level_of_theory=level_of_theory, foundation=foundation, seed=seed)
     overrides |= _fields(set_)
-    _check(campaign, overrides, trust=trust)
-    outcome = _flow("finetune")(campaign, **overrides)
+    outcome = _flow("finetune", campaign, lambda: _check(campaign, overrides, trust=trust))(
+        campaign, **overrides
+    )
     if outcome["rounds"]:
         out.print(_table(outcome["rounds"]))
         out.print(f"No further round: {escape(outcome['outcome']['rounds']['stopped'])}.\n")
@@ -111,16 +115,19 @@ def sweep(
     trust: Trust = False,
 ) -> None:
     """Try the strategies and settings that a campaign lists, and recommend one; nothing is promoted."""
-    from models.campaign_files import sweep_of
     from tasks.children import prepare_children
 
     prepare_children()
     overrides = _given(labels=labels, level_of_theory=level_of_theory, foundation=foundation, seed=seed)
     overrides |= _fields(set_)
-    plan = _check(campaign, overrides, trust=trust)
-    for line in sweep_of(plan, campaign).told():
-        out.print(escape(line))
-    outcome = _flow("sweep")(campaign, **overrides)
+
+    def check() -> None:
+        from models.campaign_files import sweep_of
+
+        for line in sweep_of(_check(campaign, overrides, trust=trust), campaign).told():
+            out.print(escape(line))
+
+    outcome = _flow("sweep", campaign, check)(campaign, **overrides)
     out.print(_table(outcome["summary"]))
     out.print(f"\nRecommended: {escape(outcome['chosen'])}.")
     for line in (*outcome["reasons"], *outcome["notes"]):
@@ -142,9 +149,9 @@ def distil(
 ) -> None:
     """Teach a fast student what a specialist knows; exit code 1 where it does not pass the gate."""
     overrides = _given(seed=seed) | _fields(set_)
-    _check(campaign, overrides, trust=False)
     teacher = str(Path(teacher).absolute()) if teacher and Path(teacher).exists() else teacher
-    outcome = _flow("distil")(campaign, teacher=teacher, **overrides)
+    flow = _flow("distil", campaign, lambda: _check(campaign, overrides))
+    outcome = flow(campaign, teacher=teacher, **overrides)
     out.print(_verdicts(outcome["verdicts"]))
     out.print(f"\n{escape(outcome['summary'])}")
     for reason in outcome["reasons"]:
@@ -204,11 +211,14 @@ def validate(
 ) -> None:
     """Measure any model as a campaign's champion is measured; exit code 1 where it does not pass the gate."""
     overrides = _given(labels=labels, level_of_theory=level_of_theory) | _fields(set_)
-    _check(against, overrides, trust=trust)
     file = Path(model)
     model = str(file.absolute()) if file.exists() else model
-    _admit(model, trust=trust)
-    outcome = _flow("validate")(model, against, head=head or "", **overrides)
+
+    def check() -> None:
+        _check(against, overrides, trust=trust)
+        _admit(model, trust=trust)
+
+    outcome = _flow("validate", against, check)(model, against, head=head or "", **overrides)
     out.print(_verdicts(outcome["verdicts"]))
     out.print(f"\n{escape(outcome['summary'])}")
     for reason in outcome["reasons"]:
@@ -259,10 +269,42 @@ def verify() -> None:
     out.print("Everything on record is there and unchanged.")
 
 
-def _flow(name: str) -> Callable[..., Any]:
-    """The flow `flows.NAME.NAME`, with a server for it; says where to watch it."""
+def main() -> None:
+    """The command as a program; it ends without taking apart what it imported, which takes two seconds."""
+    status = 1
+
+    def leave() -> None:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                stream.flush()
+        os._exit(status)
+
+    atexit.register(leave)  # first, so that it is called last
+    try:
+        app()
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        raise
+
+
+def _flow(
+    name: str, campaign: str | None = None, check: Callable[[], object] = lambda: None
+) -> Callable[..., Any]:
+    """The flow `flows.NAME.NAME`, with a server for it; says where to watch it.
+
+    `check` examines the inputs while a new server comes up, the longest part of a cold start; where it
+    raises, that server ends again.
+    """
     module = f"flows.{name}"
-    url = ensure_server(out.print, meanwhile=lambda: importlib.import_module(module))
+    if campaign is not None:
+        existing(find(campaign))  # a slip of the pen is told before anything is started
+
+    def meanwhile() -> None:
+        check()
+        importlib.import_module(module)
+
+    url = ensure_server(out.print, meanwhile=meanwhile)
     out.print(f"Watch it at {url.removesuffix('/api')}/runs")
     flow: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return flow

@@ -23,8 +23,6 @@ from tasks.approval import approve
 from tasks.children import interruptible, prepare_children
 from tasks.permissions import permissions
 from tasks.promotion import promote
-from tasks.reporting import conclude, report, summarise
-from tasks.reporting_rounds import summarise_rounds
 from tasks.sweeps import recommended
 from tasks.validation import simulate
 
@@ -82,6 +80,9 @@ def finetune(
     with interruptible():
         # The champion's checks go on while its student is taught.
         examination = examine("champion", plan.simulation, plan.checks, champion, own, beside=True)
+        from tasks.reporting import conclude, report, summarise  # half a second, while children compute
+        from tasks.reporting_rounds import summarise_rounds
+
         starts = starts_from(files)
         dynamics = examination.trajectories or simulate("champion", plan.simulation, champion, starts)
         student = teach(plan, champion, specialist.data, dynamics)

@@ -66,7 +66,8 @@ def ensure_server(
         shared: a new server can be reached from other machines, with the password of
             `PREFECT_SERVER_API_AUTH_STRING`; without, from this machine alone.
         timeout: seconds that a new server may take to answer.
-        meanwhile: is called as soon as Prefect may be imported, while a new server comes up.
+        meanwhile: is called as soon as Prefect may be imported, while a new server comes up; a server that
+            was started for it ends again where it raises.
 
     Returns:
         The address of the API; the UI is at the same address without `/api`.
@@ -156,7 +157,6 @@ def _start(
 ) -> int:
     port = _first_free(say)
     log = home / "temper-server.log"
-    say(f"Starting a Prefect server on port {port} (log: {log}) ...")
     with log.open("wb") as output:
         # Not with --background: that discards the log, and refuses to start after a crash or a reboot.
         server = subprocess.Popen(
@@ -171,8 +171,11 @@ def _start(
     deadline = time.monotonic() + timeout
     try:
         meanwhile()
+        say(f"Starting a Prefect server on port {port} (log: {log}) ...")
         while time.monotonic() < deadline:
             if _occupant(port) == "prefect":
+                with suppress(OSError):  # it makes its routes when the first of them is asked for
+                    _open(f"{_url(port)}/admin/version", timeout=20).close()
                 return port
             if server.poll() is not None:
                 raise ServerError(
@@ -182,7 +185,8 @@ def _start(
         raise ServerError(f"The Prefect server did not answer within {timeout:.0f} s.{end_of(log)}")
     except BaseException:
         del os.environ["PREFECT_API_URL"]
-        server.terminate()
+        server.kill()  # its database has transactions, and to end by itself it takes ten seconds
+        server.wait()
         raise
 
 

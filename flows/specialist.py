@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flows.acceptance import Ground, accept, chosen, examine, measured_on
+from flows.runners import result
 from flows.trainings import Training, train
 from models.campaign import Campaign
 from models.strategies import TARGET_HEAD, AnyStrategy
@@ -71,13 +72,15 @@ class Specialist:
 def gather(plan: Campaign) -> Given:
     """Put all inputs of a campaign on record; raises where nothing that is made of them could be promoted."""
     start = resolve_foundation(plan.foundation)
-    given = Given(
-        foundation=start,
-        data=ingest_labels(plan),
-        replay=pseudolabel_replay(plan.replay, start),
-        further={head: ingest_labels(plan, head) for head in plan.further},
-        evidence=record_evidence(plan),
-    )
+    with interruptible(errors=True):  # nobody wants replay labels for labels that cannot be used
+        replay = pseudolabel_replay.submit(plan.replay, start)
+        given = Given(
+            foundation=start,
+            data=ingest_labels(plan),
+            further={head: ingest_labels(plan, head) for head in plan.further},
+            evidence=record_evidence(plan),
+            replay=result(replay),
+        )
     parts = [given.data, given.replay, given.evidence, *given.further.values()]
     admit(plan, [start, *(id_ for part in parts for id_ in part.values())])
     record_structures(plan, {TARGET_HEAD: given.data, **given.further}, given.replay, start)

@@ -1,6 +1,7 @@
-"""Campaign files: found, read, and every input examined before anything runs."""
+"""Campaign files: read, and every input examined before anything runs."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from models import foundation
 from models.campaign import Campaign, FoundationChoice
+from models.campaign_names import SHIPPED, CampaignError, existing, find
 from models.datasets import (
     DataError,
     check_elements,
@@ -34,25 +36,8 @@ LARGEST = 256 * 1024
 """Bytes of a campaign file: many times what the longest sensible one has."""
 MOST = 100_000
 """Values in a campaign file: so many are no mistake, and yet no burden."""
-SHIPPED = Path(__file__).parents[1] / "deployments" / "campaigns"
 OURS = Permissions()
 """Of whoever calls from Python: their own paths, and no programs."""
-
-
-class CampaignError(ValueError):
-    """A campaign that cannot run; the message names the file, the field and what to do."""
-
-
-def find(name: str) -> Path:
-    """The file of a campaign: a path, or the name of one that ships with Temper."""
-    given = Path(name)
-    if given.suffix in (".yaml", ".yml"):
-        return given
-    path = SHIPPED / f"{name}.yaml"
-    if "/" in name or not path.is_file():
-        known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
-        raise CampaignError(f"no campaign named {name!r}; shipped: {known}. A path must end in .yaml")
-    return path
 
 
 def load_campaign(
@@ -109,7 +94,40 @@ def load_campaign(
 
 
 def examine(campaign: Campaign) -> None:
-    """Read every input of a campaign and raise on the first that cannot be used, before anything runs."""
+    """Read every input of a campaign and raise on the first that cannot be used, before anything runs.
+
+    Inputs that this process has examined, and that look as they did then, are not read again.
+    """
+    files = [Path(campaign.foundation.name), *_files(campaign.model_dump())]
+    looks = (campaign.model_dump_json(), *map(_look, files))
+    if looks not in _examined:
+        _examine(campaign)
+        _examined.add(looks)
+
+
+_examined: set[tuple[Any, ...]] = set()
+
+
+def _files(value: Any) -> Iterator[Path]:
+    """The paths in what a campaign says."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _files(item)
+    elif isinstance(value, Path):
+        yield value
+
+
+def _look(file: Path) -> tuple[int, ...]:
+    """What changes when somebody writes to a file; nothing where there is none."""
+    with suppress(OSError):
+        status = file.stat()
+        return status.st_ino, status.st_size, status.st_mtime_ns
+    return ()
+
+
+def _examine(campaign: Campaign) -> None:
     structures, tested = {}, set[str]()
     for head in (TARGET_HEAD, *campaign.further):
         labels, policy = campaign.level(head)
@@ -253,9 +271,7 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None, permissions: Pe
 
 def _content(path: Path) -> dict[str, Any]:
     """The sections of a campaign file; raises CampaignError."""
-    if not path.is_file():
-        raise CampaignError(f"{path}: no such campaign file")
-    if (size := path.stat().st_size) > LARGEST:
+    if (size := existing(path).stat().st_size) > LARGEST:
         raise CampaignError(
             f"{path}: {size} bytes; a campaign file has at most {LARGEST}, and structures have their own"
         )

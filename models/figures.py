@@ -32,6 +32,7 @@ _SAMPLES = ("—", "– –", "· ·", "– ·")  # of the dashes, in a legend
 _SAMPLE_MARKERS = ("×", "+", "△", "□")
 _FEW = 12  # points: a curve of them shows each one
 _MANY = 300  # points: more of them are drawn as a picture
+_EDGE, _LINE = 12.0, 12.0  # points: around a panel with its ticks, and a line of text
 _IMMENSE = 1e30  # what is larger is drawn no more than what is not finite
 
 _STYLE: Any = {
@@ -336,11 +337,12 @@ def _themed(text: str) -> str:
 
 def _svg(about: str, size: tuple[float, float], fill: Callable[[Axes], None]) -> str:
     with rc_context(_STYLE | {"svg.hashsalt": about}):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size)
         figure.patch.set_visible(False)
         axes = figure.subplots()
         fill(axes)
         axes.patch.set_visible(False)
+        figure.subplots_adjust(**_frame(axes, size))
         out = io.StringIO()
         figure.savefig(out, format="svg", dpi=160, metadata={"Date": None, "Creator": None})
     text = out.getvalue()
@@ -352,6 +354,38 @@ def _svg(about: str, size: tuple[float, float], fill: Callable[[Axes], None]) ->
     text = re.sub(r'(?<= d=")[^"]*', _short_path, text)
     label = f'role="img" aria-label="{html.escape(about)}"'
     return _themed(re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', lambda _: label, text, count=1))
+
+
+def _frame(axes: Axes, size: tuple[float, float]) -> dict[str, float]:
+    """Where the edges of a panel are, as shares of its `size` (inches), so that all words have room.
+
+    The page sets the words in a font of its own, so their widths are estimates in any case: matplotlib's own
+    layouts measure them by drawing each panel twice more.
+    """
+    across, along = (
+        [label.get_text() for label in axis.get_ticklabels()] for axis in (axes.xaxis, axes.yaxis)
+    )
+    width, height = 72.0 * size[0], 72.0 * size[1]
+    left = _EDGE + _lines_of(axes.get_ylabel()) + max(map(_width, along), default=0.0)
+    bottom = _EDGE + _lines_of(axes.get_xlabel()) + _LINE
+    right = max(_EDGE / 2, _width(across[-1]) / 2 if across else 0.0)
+    top = _EDGE / 2 + (_LINE if axes.yaxis.get_major_formatter().get_offset() else 0.0)
+    return {
+        "left": left / width,
+        "bottom": bottom / height,
+        "right": 1 - right / width,
+        "top": 1 - top / height,
+    }
+
+
+def _width(text: str) -> float:
+    """About how wide (points) a label at a tick is."""
+    return 0.6 * _STYLE["xtick.labelsize"] * len(text)
+
+
+def _lines_of(label: str) -> float:
+    """How much room (points) the name of an axis takes."""
+    return _LINE * (1 + label.count("\n")) if label else 0.0
 
 
 def _short_path(path: re.Match[str]) -> str:

@@ -107,17 +107,18 @@ def in_child(
 
 
 @contextlib.contextmanager
-def interruptible(work: str | None = None) -> Iterator[None]:
+def interruptible(work: str | None = None, *, errors: bool = False) -> Iterator[None]:
     """Where the main thread waits for children of other threads: what interrupts it ends them too.
 
     Ctrl-C and a cancelled flow run reach the main thread only; the others would compute on to their end. Of
-    `work`, if it has a name that comes only once, no child is started any more.
+    `work`, if it has a name that comes only once, no child is started any more. With `errors`, an error in
+    the block ends them as well.
     """
     try:
         yield
-    except Exception:
-        raise
-    except BaseException:
+    except BaseException as cause:
+        if isinstance(cause, Exception) and not errors:
+            raise
         with _status_lock:
             children = [child for child in active_children() if isinstance(child, ForkServerProcess)]
             _interrupted.update(children)

@@ -10,7 +10,8 @@ import pytest
 from ase import Atoms
 from ase.io import read
 
-from models.campaign_files import find, load, load_campaign
+from models.campaign_files import load, load_campaign
+from models.campaign_names import find
 from models.datasets import read_labels, split
 from models.reference.xtb import relabelled
 from models.systems import sn2

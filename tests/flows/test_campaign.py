@@ -214,7 +214,7 @@ def test_a_mistake_in_the_file_is_one_line_before_anything_starts(
     file.write_text(mini.read_text().replace(old, new))
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     done = subprocess.run(
-        [sys.executable, "-c", "from flows.cli import app; app()", "run", str(file)],
+        [sys.executable, "-c", "from flows.cli import main; main()", "run", str(file)],
         env={**env, "TEMPER_HOME": str(tmp_path / "temper"), "PREFECT_HOME": str(tmp_path / "prefect")},
         cwd=Path(__file__).parents[2],
         capture_output=True,

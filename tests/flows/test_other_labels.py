@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from models.campaign_files import find
+from models.campaign_names import find
 
 pytestmark = pytest.mark.flow
 

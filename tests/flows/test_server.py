@@ -7,18 +7,19 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from flows.server import ServerError, ensure_server
+from flows.server import PID_FILE, ServerError, ensure_server
 
 ROOT = Path(__file__).parents[2]
 
 
-def ensure(**env: str) -> subprocess.CompletedProcess[str]:
+def ensure(call: str = "print(ensure_server(print))", **env: str) -> subprocess.CompletedProcess[str]:
     """Call ensure_server in a fresh process, without the settings of this one."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return subprocess.run(
-        [sys.executable, "-c", "from flows.server import ensure_server; print(ensure_server(print))"],
+        [sys.executable, "-c", f"from flows.server import ensure_server\n{call}"],
         env={**inherited, **env},
         cwd=ROOT,
         capture_output=True,
@@ -70,6 +71,18 @@ def test_a_server_that_cannot_start_is_one_error_with_its_log(tmp_path: Path) ->
     assert failed.returncode == 1
     assert "ServerError: The Prefect server ended with exit code" in failed.stderr
     assert "unable to open database file" in failed.stderr
+
+
+def test_a_server_ends_with_what_it_was_started_for(tmp_path: Path) -> None:
+    failed = ensure(
+        "def refuse(): raise ValueError('no such labels')\nensure_server(print, meanwhile=refuse)",
+        PREFECT_HOME=str(tmp_path),
+        TEMPER_PREFECT_PORT="65534",  # no other test is given it
+    )
+    assert failed.returncode == 1
+    assert failed.stderr.endswith("ValueError: no such labels\n")
+    assert failed.stdout == ""
+    assert not psutil.pid_exists(int((tmp_path / PID_FILE).read_text()))
 
 
 @pytest.mark.parametrize("port", ["high", "0", "70000"])

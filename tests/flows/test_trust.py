@@ -71,12 +71,12 @@ def test_a_checkpoint_of_ours_needs_no_trust(mini: Path) -> None:
 def test_run_opens_a_pickle_only_where_it_is_told_to(
     mini: Path, foreign: Path, opened: Path, temper: Callable[..., Any]
 ) -> None:
-    refused = called("run", mini, "--foundation", foreign)
-    assert refused.exit_code == 1
-    assert refused.stderr.startswith("Error: foundation ")
-    assert refused.stdout == ""  # no server was asked for
-    assert not opened.exists()
     command = temper()
+    refused = command("run", str(mini), "--foundation", str(foreign))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("Error: foundation ")
+    assert refused.stdout == ""  # nothing was started
+    assert not opened.exists()
     failed = command("run", str(mini), "--foundation", str(foreign), "--trust")
     assert "not a MACE model file" in failed.stderr
     assert opened.exists()

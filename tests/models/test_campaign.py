@@ -7,7 +7,8 @@ from ase import Atoms
 from ase.build import molecule
 
 from models.campaign import Calculator, Campaign
-from models.campaign_files import CampaignError, find, load, load_campaign
+from models.campaign_files import load, load_campaign
+from models.campaign_names import CampaignError, find
 from models.datasets import DataError, write_structures
 from models.foundation import FoundationError
 

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from models.campaign import Campaign
-from models.campaign_files import CampaignError, load, load_campaign
+from models.campaign_files import load, load_campaign
+from models.campaign_names import CampaignError
 from models.datasets import write_structures
 from models.permissions import NotPermitted, Permissions
 
