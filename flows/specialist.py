@@ -13,7 +13,7 @@ from tasks.children import interruptible
 from tasks.datasets import ingest_labels, pseudolabel_replay, record_evidence
 from tasks.foundation import resolve_foundation
 from tasks.promotion import admit
-from tasks.structures import record_structures
+from tasks.structures import record_labels, record_replay
 from tasks.training import refit_e0s
 from tasks.validation import rank
 
@@ -74,16 +74,14 @@ def gather(plan: Campaign) -> Given:
     start = resolve_foundation(plan.foundation)
     with interruptible(errors=True):  # nobody wants replay labels for labels that cannot be used
         replay = pseudolabel_replay.submit(plan.replay, start)
-        given = Given(
-            foundation=start,
-            data=ingest_labels(plan),
-            further={head: ingest_labels(plan, head) for head in plan.further},
-            evidence=record_evidence(plan),
-            replay=result(replay),
-        )
+        data = ingest_labels(plan)
+        further = {head: ingest_labels(plan, head) for head in plan.further}
+        evidence = record_evidence(plan)
+        record_labels(plan, {TARGET_HEAD: data, **further})
+        given = Given(foundation=start, data=data, further=further, evidence=evidence, replay=result(replay))
     parts = [given.data, given.replay, given.evidence, *given.further.values()]
     admit(plan, [start, *(id_ for part in parts for id_ in part.values())])
-    record_structures(plan, {TARGET_HEAD: given.data, **given.further}, given.replay, start)
+    record_replay(given.replay, start, {TARGET_HEAD: data, **further})
     return given
 
 

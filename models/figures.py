@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from models.validation.base import Line, Plot
 
@@ -33,6 +33,7 @@ _SAMPLE_MARKERS = ("×", "+", "△", "□")
 _FEW = 12  # points: a curve of them shows each one
 _MANY = 300  # points: more of them are drawn as a picture
 _EDGE, _LINE = 12.0, 12.0  # points: around a panel with its ticks, and a line of text
+_TICKS = 5  # parts of an axis, at most
 _IMMENSE = 1e30  # what is larger is drawn no more than what is not finite
 
 _STYLE: Any = {
@@ -342,6 +343,9 @@ def _svg(about: str, size: tuple[float, float], fill: Callable[[Axes], None]) ->
         axes = figure.subplots()
         fill(axes)
         axes.patch.set_visible(False)
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(locator := axis.get_major_locator(), AutoLocator):
+                locator.set_params(nbins=_TICKS)
         figure.subplots_adjust(**_frame(axes, size))
         out = io.StringIO()
         figure.savefig(out, format="svg", dpi=160, metadata={"Date": None, "Creator": None})

@@ -2,10 +2,9 @@
 
 import base64
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,17 +114,20 @@ class ReportData:
     notes: Sequence[str] = ()
 
 
+_REPORT = TypeAdapter(ReportData)
+
+
 def from_json(data: Any) -> ReportData:
     """The data of a report from what `to_json` or `dataclasses.asdict` made of it.
 
     JSON has no NaN: a null in a list of numbers is read as one.
     """
-    return TypeAdapter(ReportData).validate_python(_with_nan(data))
+    return _REPORT.validate_python(_with_nan(data))
 
 
 def to_json(data: ReportData) -> str:
     """Everything in a report as JSON, so that a script can read figures and verdicts; NaN becomes null."""
-    return json.dumps(_without_nan(asdict(data)), indent=1, ensure_ascii=False, allow_nan=False)
+    return _REPORT.dump_json(data, indent=1).decode()
 
 
 def render(data: ReportData) -> str:
@@ -263,16 +265,6 @@ def _elements(checks: Sequence[Section]) -> dict[int, tuple[str, str, float]]:
         )
         for z in sorted(numbers)
     }
-
-
-def _without_nan(data: Any) -> Any:
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, Mapping):
-        return {key: _without_nan(item) for key, item in data.items()}
-    if isinstance(data, list | tuple):
-        return [_without_nan(item) for item in data]
-    return data
 
 
 def _with_nan(data: Any) -> Any:

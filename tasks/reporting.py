@@ -189,7 +189,7 @@ def _written(
             found[role] = Output(path=path, kind="report", name=f"{name}-{role}")
         return found
 
-    return recorded("report", 4, parameters, {"shown": list(ids)}, compute)
+    return recorded("report", 5, parameters, {"shown": list(ids)}, compute)
 
 
 def _shown(name: str, made: Mapping[str, str]) -> Path:

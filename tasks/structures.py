@@ -11,19 +11,26 @@ from models.campaign import Campaign, Labels
 from models.labels import TOLERANCE
 
 
-@task(name="record structures", task_run_name="record-structures")
-def record_structures(
-    campaign: Campaign, data: Mapping[str, Mapping[str, str]], replay: Mapping[str, str], foundation_id: str
-) -> None:
-    """Enter all structures and labels; `data` are the parts of each head.
+@task(name="record labels", task_run_name="record-labels")
+def record_labels(campaign: Campaign, data: Mapping[str, Mapping[str, str]]) -> None:
+    """Enter the structures and labels of `data`, the parts of each head.
 
     ConflictingLabels: a structure has another label at the same level of theory in a dataset on record.
-    OverlappingDatasets: one would be trained on in one part and tested on in another.
     """
     for head, parts in data.items():
         made = calculation(campaign.level(head)[0])
         for id_ in parts.values():
             _record(id_, made)
+
+
+@task(name="record replay", task_run_name="record-replay")
+def record_replay(
+    replay: Mapping[str, str], foundation_id: str, data: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Enter the structures and labels of the replay set, beside those of `data`, the parts of each head.
+
+    OverlappingDatasets: a structure would be trained on in one part and tested on in another.
+    """
     for id_ in replay.values():
         _record(id_, _of_replay(id_, foundation_id))
     parts_of_all = [*data.values(), replay]

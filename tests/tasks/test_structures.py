@@ -1,5 +1,7 @@
 """Structures and labels of a campaign on record."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from models.campaign import Calculator, Campaign, Replay
 from models.datasets import fingerprint, read_structures, write_structures
 from models.foundation import shipped
 from tasks.datasets import ingest_labels, pseudolabel_replay
-from tasks.structures import record_structures
+from tasks.structures import record_labels, record_replay
 
 
 @pytest.fixture
@@ -30,11 +32,19 @@ def replay(campaign: Campaign) -> tuple[dict[str, str], str]:
     return dict(pseudolabel_replay.fn(plan, start)), start
 
 
+def record(
+    campaign: Campaign, data: Mapping[str, Mapping[str, str]], replay: Mapping[str, str], start: str
+) -> None:
+    """Both halves, as a campaign does."""
+    record_labels.fn(campaign, data)
+    record_replay.fn(replay, start, data)
+
+
 def test_every_label_says_how_it_was_made(campaign: Campaign, replay: tuple[dict[str, str], str]) -> None:
     parts, start = replay
     data = ingest_labels.fn(campaign)
-    record_structures.fn(campaign, {"target": data}, parts, start)
-    record_structures.fn(campaign, {"target": data}, parts, start)
+    record(campaign, {"target": data}, parts, start)
+    record(campaign, {"target": data}, parts, start)
     inside = structures.inside(data["train"])
     assert (inside.n_structures, inside.n_frames) == (2, 2)
     assert inside.calculation == Calculation(level_of_theory="GFN2-xTB")
@@ -55,7 +65,7 @@ def test_every_label_says_how_it_was_made(campaign: Campaign, replay: tuple[dict
     known = Calculator(name="tblite", version="0.8.0", settings={"accuracy": 0.1})
     told = campaign.model_copy(update={"labels": campaign.labels.model_copy(update={"calculator": known})})
     assert ingest_labels.fn(told) == data
-    record_structures.fn(told, {"target": data}, parts, start)
+    record(told, {"target": data}, parts, start)
     assert structures.inside(data["test"]).calculation == Calculation(
         level_of_theory="GFN2-xTB", calculator="tblite", version="0.8.0", settings={"accuracy": 0.1}
     )
@@ -65,7 +75,7 @@ def test_labels_that_contradict_those_of_another_campaign(
     campaign: Campaign, replay: tuple[dict[str, str], str]
 ) -> None:
     parts, start = replay
-    record_structures.fn(campaign, {"target": ingest_labels.fn(campaign)}, parts, start)
+    record(campaign, {"target": ingest_labels.fn(campaign)}, parts, start)
     frames = read_structures(campaign.labels.path)
     for frame in frames:
         frame.arrays["REF_forces"] = frame.arrays["REF_forces"] * 51.4
@@ -76,10 +86,10 @@ def test_labels_that_contradict_those_of_another_campaign(
     )
     data = ingest_labels.fn(other)
     with pytest.raises(ConflictingLabels, match=r"dataset 'salt-t\w+' .* dataset 'other-t\w+'"):
-        record_structures.fn(other, {"target": data}, parts, start)
+        record(other, {"target": data}, parts, start)
     ours = artifacts.import_file(campaign.labels.path, "labels", "labels.extxyz").id
     retractions.retract(ours, "forces in Hartree/Bohr")
-    record_structures.fn(other, {"target": data}, parts, start)
+    record(other, {"target": data}, parts, start)
 
 
 def test_what_one_head_trains_on_no_other_is_tested_on(
@@ -98,4 +108,4 @@ def test_what_one_head_trains_on_no_other_is_tested_on(
     both = Campaign.model_validate({**campaign.model_dump(), "further": {"pbe": pbe}})
     data = {head: ingest_labels.fn(both, head) for head in ("target", "pbe")}
     with pytest.raises(OverlappingDatasets, match=r"is trained on in dataset .* and tested on in dataset"):
-        record_structures.fn(both, data, parts, start)
+        record(both, data, parts, start)
