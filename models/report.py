@@ -127,7 +127,7 @@ def from_json(data: Any) -> ReportData:
 
 def to_json(data: ReportData) -> str:
     """Everything in a report as JSON, so that a script can read figures and verdicts; NaN becomes null."""
-    return _REPORT.dump_json(data, indent=1).decode()
+    return _REPORT.dump_json(data, indent=1, warnings=False).decode()
 
 
 def render(data: ReportData) -> str:
