@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from models import figures, report_rounds, report_sweep
 from models.e0s import E0Fit
 from models.halving import Result
-from models.report_checks import Acceptance, Section, sections
+from models.report_checks import Acceptance, Each, Section, sections
 from models.report_rounds import Rounds
 from models.validation.base import Line, Plot
 
@@ -130,9 +130,10 @@ def to_json(data: ReportData) -> str:
     return _REPORT.dump_json(data, indent=1, warnings=False).decode()
 
 
-def render(data: ReportData) -> str:
+def render(data: ReportData, each: Each = map) -> str:
     """The report as HTML: styles, figures (SVG) and the viewer of structures inside, no link out, no date.
 
+    `each` draws the sections, which takes most of the time.
     A browser is told to run the viewer alone and to fetch nothing, should anything slip through the escaping.
     """
     environment = Environment(
@@ -153,7 +154,7 @@ def render(data: ReportData) -> str:
         "svg": Markup,
     }
     colours = _colours(data)
-    checks = sections(data.acceptances, colours)
+    checks = sections(data.acceptances, colours, each)
     campaign = data.campaign
     candidates = campaign.candidates if campaign else ()
     viewer = (_HERE / "viewer.js").read_text(encoding="utf-8")

@@ -1,9 +1,10 @@
 """The findings of several models side by side, as a report shows them: one part for every check."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from ase.data import atomic_numbers
@@ -143,7 +144,17 @@ class Section:
         return any(not verdict.passed for _, verdict in self.verdicts)
 
 
-def sections(acceptances: Sequence[Acceptance], colours: Mapping[str, str]) -> list[Section]:
+class Each(Protocol):
+    """How a function is called for each of several things: `map`, or what does some of that elsewhere."""
+
+    def __call__(self, function: Callable[[str], Section], things: Sequence[str], /) -> Iterable[Section]:
+        """What the function returns for each, in their order."""
+        ...
+
+
+def sections(
+    acceptances: Sequence[Acceptance], colours: Mapping[str, str], each: Each = map
+) -> list[Section]:
     """One section for every kind of check that was done of any model, in the models' own order."""
     order: list[str] = []
     by_kind: dict[str, dict[str, Measured]] = {}
@@ -154,15 +165,16 @@ def sections(acceptances: Sequence[Acceptance], colours: Mapping[str, str]) -> l
                 order.insert(at, measured.kind)
             at = order.index(measured.kind) + 1
             by_kind.setdefault(measured.kind, {})[acceptance.name] = measured
-    return [_section(kind, by_kind[kind], acceptances, colours) for kind in order]
+    return list(each(partial(_section, by_kind, acceptances, colours), order))
 
 
 def _section(
-    kind: str,
-    found: Mapping[str, Measured],
+    by_kind: Mapping[str, Mapping[str, Measured]],
     acceptances: Sequence[Acceptance],
     colours: Mapping[str, str],
+    kind: str,
 ) -> Section:
+    found = by_kind[kind]
     first = next(iter(found.values()))
     verdicts = [(a.name, v) for a in acceptances for v in a.verdicts if v.figure.partition(".")[0] == kind]
     findings = {model: measured.finding for model, measured in found.items()}

@@ -19,8 +19,9 @@ import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from logging.handlers import QueueHandler
 from multiprocessing import active_children, current_process, forkserver, get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -33,6 +34,7 @@ from tasks.confidential import forget_secrets
 from tasks.limits import LOOK_SECONDS, Limits, Watch, cap_memory, kill_group
 from tasks.wanted import wanted
 
+S = TypeVar("S")
 T = TypeVar("T")
 Message = tuple[Literal["report", "log", "result", "error"], Any]
 
@@ -40,6 +42,7 @@ PRELOADED = [
     "tasks.fork_server",  # first
     *("numpy", "scipy.optimize", "scipy.stats", "torch", "ase.io", "ase.md.langevin", "models.mace_torch"),
     *("models.reference.files", "tblite.ase", "models.finetuning", "models.validation.acceptance"),
+    "models.report_checks",
     "tasks.children",
 ]
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -104,6 +107,23 @@ def in_child(
             return result
         finally:
             _stop(process)
+
+
+def in_children(function: Callable[[S], T], things: Sequence[S], /, *, children: int = 2) -> list[T]:
+    """What a function returns for each thing; several children, side by side, have an equal share of them.
+
+    Raises what `in_child` raises.
+    """
+    made: list[Any] = [None] * len(things)
+    with ThreadPoolExecutor(children) as threads:
+        shares = [things[first::children] for first in range(min(children, len(things)))]
+        for first, part in enumerate(threads.map(partial(in_child, _each, function), shares)):
+            made[first::children] = part
+    return made
+
+
+def _each(function: Callable[[S], T], things: Sequence[S]) -> list[T]:
+    return [function(thing) for thing in things]
 
 
 @contextlib.contextmanager

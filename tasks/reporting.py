@@ -14,6 +14,7 @@ from db.steps import Output
 from models import report as html
 from models.campaign import Campaign
 from models.report_card import model_card
+from tasks.children import in_children
 from tasks.display import display
 from tasks.promotion import refusal
 from tasks.records import read, recorded
@@ -178,7 +179,10 @@ def _written(
 
     def compute(work: Path) -> dict[str, Output]:
         content = html.from_json(data())
-        texts = {"report": (".html", html.render(content)), "figures": (".json", html.to_json(content))}
+        texts = {
+            "report": (".html", html.render(content, in_children)),
+            "figures": (".json", html.to_json(content)),
+        }
         for accepted in content.acceptances:
             if accepted.name == card_of:
                 texts["card"] = (".md", model_card(content, accepted))

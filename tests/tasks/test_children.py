@@ -18,7 +18,7 @@ from types import ModuleType
 import pytest
 
 from tasks import children
-from tasks.children import ChildDied, in_child
+from tasks.children import ChildDied, in_child, in_children
 from tasks.limits import OutOfMemory, OutOfTime
 from waiting import alive, until
 
@@ -52,6 +52,10 @@ def train(epochs, report):
 def log():
     logging.getLogger("models.training").info("epoch %d of %d", 3, 10)
     logging.getLogger("models.training").debug("too much detail")
+
+
+def seen(thing):
+    return thing, os.getpid()
 
 
 def threads():
@@ -206,6 +210,15 @@ def test_two_children_run_at_the_same_time(work: ModuleType, tmp_path: Path) -> 
         first = pool.submit(in_child, work.meet, str(tmp_path), "a", "b")
         second = pool.submit(in_child, work.meet, str(tmp_path), "b", "a")
         assert first.result() != second.result()
+
+
+@pytest.mark.parametrize("things", [[], [1], [3, 1, 2, 5, 4]])
+def test_several_children_share_things_and_keep_their_order(work: ModuleType, things: list[int]) -> None:
+    made = in_children(work.seen, things)
+    assert [thing for thing, _ in made] == things
+    pids = [pid for _, pid in made]
+    assert len({*pids}) == min(2, len(things))
+    assert pids == [pids[k % 2] for k in range(len(things))]
 
 
 def test_every_death_is_told_apart_with_many_threads(work: ModuleType) -> None:
