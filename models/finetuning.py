@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from models.checkpoints import smallest
 from models.datasets import read_structures
 from models.e0s import read_e0s
 from models.graphs import graphs, predict
@@ -57,14 +58,16 @@ def fine_tune(
     *,
     further: Mapping[str, FurtherTarget] | None = None,
     goes_on_from: Path | None = None,
+    compact: bool = False,
 ) -> dict[str, Path]:
     """Fine-tune by `strategy`; returns the files `checkpoint`, `history`, `cost` and `state`.
 
     `files` holds the `foundation`, the target level's `e0s`, and the datasets `train`, `valid` and,
     where the strategy has any, `replay_train` and `replay_valid`; `further` holds more targets by head.
     A killed call goes on from `work`; one that has not begun goes on from `goes_on_from`, the state of the
-    same training with fewer epochs (`Optimisation.begins`), and comes out as if it had not. Raises
-    EmptyTraining where there is nothing to train or to learn.
+    same training with fewer epochs (`Optimisation.begins`), and comes out as if it had not. A `compact`
+    checkpoint may be a delta (`models.checkpoints.smallest`). Raises EmptyTraining where there is nothing to
+    train or to learn.
     """
     start = load(files["foundation"])
     further = further or {}
@@ -99,7 +102,10 @@ def fine_tune(
         provenance=dict(provenance),
     )
     _check_e0s(specialist, e0s)
-    return {**save_fit(specialist, fitted, work), "state": state}
+    made = save_fit(specialist, fitted, work)
+    if compact:
+        made["checkpoint"] = smallest(made["checkpoint"], files["foundation"])
+    return {**made, "state": state}
 
 
 def save_fit(potential: Potential, fitted: Fit, work: Path) -> dict[str, Path]:

@@ -102,10 +102,10 @@ def _fine_tune(recipe: Recipe, work: Path, goes_on_from: Path | None = None) -> 
             work,
             further=further,
             goes_on_from=goes_on_from,
+            compact=True,
             on_progress=show,
         )
-    kept = in_child(checkpoints.smallest, files["checkpoint"], recipe.file("foundation"))
-    return fitted({**files, "checkpoint": kept}, recipe, said)
+    return fitted(files, recipe, said)
 
 
 FINE_TUNE = Kind(name="fine_tune", version=2, compute=_fine_tune)
