@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
 from db import aliases, artifacts
 from db.lineage import Node, tree
 from flows.cli import app
+from flows.server import PID_FILE
 from models import potentials
 from waiting import until
 
@@ -207,7 +209,7 @@ def test_where_the_gate_does_not_hold_nothing_is_promoted_and_it_says_why(
         ("path: labels.extxyz", "path: label.extxyz", "label.extxyz: no such file"),
     ],
 )
-def test_a_mistake_in_the_file_is_one_line_before_anything_starts(
+def test_a_mistake_in_the_file_is_one_line_before_any_work_starts(
     old: str, new: str, message: str, mini: Path, tmp_path: Path
 ) -> None:
     file = mini.with_name(f"{tmp_path.name}.yaml")
@@ -215,7 +217,12 @@ def test_a_mistake_in_the_file_is_one_line_before_anything_starts(
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     done = subprocess.run(
         [sys.executable, "-c", "from flows.cli import main; main()", "run", str(file)],
-        env={**env, "TEMPER_HOME": str(tmp_path / "temper"), "PREFECT_HOME": str(tmp_path / "prefect")},
+        env={
+            **env,
+            "TEMPER_HOME": str(tmp_path / "temper"),
+            "PREFECT_HOME": str(tmp_path / "prefect"),
+            "TEMPER_PREFECT_PORT": "65533",  # no other test is given it
+        },
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -225,7 +232,9 @@ def test_a_mistake_in_the_file_is_one_line_before_anything_starts(
     (line,) = done.stderr.splitlines()
     assert message in line
     assert done.stdout == ""
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "temper").exists()
+    # The server that came up meanwhile has gone.
+    assert not psutil.pid_exists(int((tmp_path / "prefect" / PID_FILE).read_text()))
 
 
 @pytest.fixture
