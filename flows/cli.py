@@ -89,9 +89,8 @@ def run(
     prepare_children()
     overrides = _given(labels=labels, level_of_theory=level_of_theory, foundation=foundation, seed=seed)
     overrides |= _fields(set_)
-    outcome = _flow("finetune", campaign, lambda: _check(campaign, overrides, trust=trust))(
-        campaign, **overrides
-    )
+    flow = _flow("finetune", campaign, lambda: _check(campaign, overrides, trust=trust))
+    outcome = flow(campaign, **overrides)
     if outcome["rounds"]:
         out.print(_table(outcome["rounds"]))
         out.print(f"No further round: {escape(outcome['outcome']['rounds']['stopped'])}.\n")

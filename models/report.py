@@ -127,14 +127,15 @@ def from_json(data: Any) -> ReportData:
 
 def to_json(data: ReportData) -> str:
     """Everything in a report as JSON, so that a script can read figures and verdicts; NaN becomes null."""
+    # Without warnings: a whole number may stand where a number or a word is meant.
     return _REPORT.dump_json(data, indent=1, warnings=False).decode()
 
 
 def render(data: ReportData, each: Each = map) -> str:
     """The report as HTML: styles, figures (SVG) and the viewer of structures inside, no link out, no date.
 
-    `each` draws the sections, which takes most of the time.
-    A browser is told to run the viewer alone and to fetch nothing, should anything slip through the escaping.
+    `each` draws the sections, which takes most of the time. A browser is told to run the viewer alone and to
+    fetch nothing, should anything slip through the escaping.
     """
     environment = Environment(
         loader=FileSystemLoader(_HERE),

@@ -75,7 +75,7 @@ def test_run_opens_a_pickle_only_where_it_is_told_to(
     refused = command("run", str(mini), "--foundation", str(foreign))
     assert refused.returncode == 1
     assert refused.stderr.startswith("Error: foundation ")
-    assert refused.stdout == ""  # nothing was started
+    assert refused.stdout == ""  # no flow was started
     assert not opened.exists()
     failed = command("run", str(mini), "--foundation", str(foreign), "--trust")
     assert "not a MACE model file" in failed.stderr
