@@ -90,8 +90,8 @@ def accept(
     files: Mapping[str, str],
     examination: Examination,
     others: Mapping[Other, Ground],
-) -> str:
-    """The id of the acceptance of a checkpoint as `role`.
+) -> PrefectFuture[str]:
+    """The acceptance of a checkpoint as `role`, on its way. Waits for all that it rests on.
 
     `others`: the checkpoint and the files of the models that the gate may compare with. What is promoted
     at present is looked up; a checkpoint is not compared with itself.
@@ -108,7 +108,7 @@ def accept(
         if given is not None:
             compared[other] = examine(other, plan.simulation, chosen(plan, kinds), *given).findings()
     findings = examination.findings()
-    return judge(plan, role, checkpoint, files, findings, compared)
+    return judge.submit(plan, role, checkpoint, files, findings, compared, return_state=False)
 
 
 def starts_from(files: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import flow_run
 
 from db import artifacts
 from db.settings import settings
@@ -12,13 +12,14 @@ from flows import forms
 from flows.acceptance import SIDE_BY_SIDE, Ground, accept, examine, measured_on, starts_from
 from flows.distillation import teach
 from flows.interruptions import go_on, listen
+from flows.runners import result
 from models import campaign_files, devices
 from models.validation.gate import Other
 from tasks.approval import approve
 from tasks.children import interruptible
 from tasks.datasets import ingest_labels, pseudolabel_replay, record_evidence
 from tasks.foundation import resolve_foundation, resolve_teacher
-from tasks.permissions import permissions
+from tasks.permissions import deployed, permissions
 from tasks.promotion import admit, promote, promoted
 from tasks.reporting import report_model
 from tasks.training import refit_e0s
@@ -49,7 +50,7 @@ def distil(
     devices.find(settings().device)  # before anything is started
     architecture = student if student == forms.AS_IN_FILE else {"kind": student}
     fields = forms.chosen(fields, {"student.architecture": architecture, "approval": approval})
-    allowed = permissions(from_person=deployment.id is None)
+    allowed = permissions(from_person=not deployed())
     allowed.check_given(teacher, "teacher")
     plan = campaign_files.load_campaign(campaign, seed=seed, fields=fields, permissions=allowed)
     specialist = resolve_teacher(plan, teacher)
@@ -70,7 +71,7 @@ def distil(
         }
         taught_files = {**files, "teacher": specialist}
         examination = examine("engine", plan.simulation, plan.checks, engine, taught_files)
-        acceptance = accept(plan, "engine", engine, taught_files, examination, grounds)
+        acceptance = result(accept(plan, "engine", engine, taught_files, examination, grounds))
     said = report_model(plan, f"{plan.name}-student", acceptance)
     made = False
     if promoted(plan, "champion") == specialist:

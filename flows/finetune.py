@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import flow_run
 
 from db.settings import settings
 from flows import forms
@@ -14,14 +14,14 @@ from flows.distillation import teach
 from flows.halving import choose
 from flows.interruptions import go_on, listen
 from flows.rounds import approach, said
-from flows.runners import check
+from flows.runners import check, result
 from flows.specialist import foundation_ground, gather, specialise
 from models import devices
 from models.campaign_files import load_campaign, sweep_of
 from models.validation.gate import Other
 from tasks.approval import approve
 from tasks.children import interruptible, prepare_children
-from tasks.permissions import permissions
+from tasks.permissions import deployed, permissions
 from tasks.promotion import promote
 from tasks.sweeps import recommended
 from tasks.validation import simulate
@@ -60,7 +60,7 @@ def finetune(
         foundation=foundation or None,
         seed=seed,
         fields=forms.chosen(fields, {"e0s.policy": e0s, "approval": approval}),
-        permissions=permissions(from_person=deployment.id is None),
+        permissions=permissions(from_person=not deployed()),
     )
 
     given = gather(plan)
@@ -110,7 +110,7 @@ def finetune(
         verdict = conclude(plan, specialist.winner, acceptances, promoted)
         return {**made, "acceptance": dict(acceptances), "promoted": dict(promoted), "verdict": verdict}
 
-    measured = {"champion": champion_acceptance, "engine": engine_acceptance}
+    measured = {"champion": result(champion_acceptance), "engine": result(engine_acceptance)}
     undecided = dict.fromkeys(measured, False)
     accepted = approve(plan, measured, lambda: report(plan, concluded(measured, undecided)))
     # The engine is a champion's student: without an accepted champion there is no engine.

@@ -25,10 +25,12 @@ class Given:
     Attributes:
         data: by part, the target's labels.
         further: the same by further head.
+        e0s: by head, those of its level of theory.
     """
 
     foundation: str
     data: Mapping[str, str]
+    e0s: Mapping[str, str]
     replay: Mapping[str, str]
     further: Mapping[str, Mapping[str, str]]
     evidence: Mapping[str, str]
@@ -77,12 +79,16 @@ def gather(plan: Campaign) -> Given:
         data = ingest_labels(plan)
         further = {head: ingest_labels(plan, head) for head in plan.further}
         evidence = record_evidence(plan)
-        record_labels(plan, {TARGET_HEAD: data, **further})
-        given = Given(foundation=start, data=data, further=further, evidence=evidence, replay=result(replay))
-    parts = [given.data, given.replay, given.evidence, *given.further.values()]
-    admit(plan, [start, *(id_ for part in parts for id_ in part.values())])
-    record_replay(given.replay, start, {TARGET_HEAD: data, **further})
-    return given
+        heads = {TARGET_HEAD: data, **further}
+        record_labels(plan, heads)
+        replay_on_record = record_replay.submit(replay, start, heads)  # type: ignore[call-overload]  # Prefect waits
+        admit(plan, [start, *_all_ids(evidence, *heads.values())])
+        e0s = {head: refit_e0s(plan, start, labels, head) for head, labels in heads.items()}
+        admit(plan, _all_ids(result(replay)))
+        result(replay_on_record)
+    return Given(
+        foundation=start, data=data, replay=result(replay), further=further, e0s=e0s, evidence=evidence
+    )
 
 
 def specialise(plan: Campaign, given: Given, data: Mapping[str, str], start: str | None = None) -> Specialist:
@@ -111,14 +117,13 @@ def specialise(plan: Campaign, given: Given, data: Mapping[str, str], start: str
 
 def taught(plan: Campaign, given: Given, data: Mapping[str, str], start: str | None = None) -> dict[str, str]:
     """What every candidate is given, by role; see `tasks.training.fine_tune`."""
-    lessons = {
-        "foundation": start or given.foundation,
-        "e0s": refit_e0s(plan, start or given.foundation, data),
-    }
+    first = start is None and data == given.data
+    e0s = given.e0s[TARGET_HEAD] if first else refit_e0s(plan, start or given.foundation, data)
+    lessons = {"foundation": start or given.foundation, "e0s": e0s}
     lessons |= {part: data[part] for part in ("train", "valid")}
     for head, other in given.further.items():
         lessons |= {f"{head}.{role}": other[role] for role in ("train", "valid")}
-        lessons[f"{head}.e0s"] = refit_e0s(plan, given.foundation, other, head)
+        lessons[f"{head}.e0s"] = given.e0s[head]
     return lessons
 
 
@@ -129,7 +134,7 @@ def assess(plan: Campaign, given: Given, specialist: Specialist) -> str:
     with interruptible():
         examination = examine("champion", plan.simulation, plan.checks, checkpoint, files)
         grounds: dict[Other, Ground] = {"foundation": foundation_ground(given, specialist.e0s)}
-        return accept(plan, "champion", checkpoint, files, examination, grounds)
+        return result(accept(plan, "champion", checkpoint, files, examination, grounds))
 
 
 def foundation_ground(given: Given, e0s: str) -> Ground:
@@ -140,3 +145,7 @@ def foundation_ground(given: Given, e0s: str) -> Ground:
 def replayed(candidate: AnyStrategy, given: Given) -> dict[str, str]:
     """What a candidate is given of the replay set, by role."""
     return {role: given.replay[part] for role, part in candidate.replay_parts.items()}
+
+
+def _all_ids(*parts: Mapping[str, str]) -> list[str]:
+    return [id_ for part in parts for id_ in part.values()]

@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.logging import get_run_logger
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import flow_run
 
 from db.settings import settings
 from flows import forms
@@ -16,7 +16,7 @@ from flows.runners import check
 from flows.specialist import gather
 from models import campaign_files, devices
 from tasks.children import prepare_children
-from tasks.permissions import permissions
+from tasks.permissions import deployed, permissions
 from tasks.reporting import report_sweep
 
 
@@ -52,7 +52,7 @@ def sweep(
         foundation=foundation or None,
         seed=seed,
         fields=forms.chosen(fields, {"e0s.policy": e0s}),
-        permissions=permissions(from_person=deployment.id is None),
+        permissions=permissions(from_person=not deployed()),
     )
     asked = campaign_files.sweep_of(plan, campaign)
     for line in asked.told():

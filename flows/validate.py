@@ -4,20 +4,21 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import flow_run
 
 from db import artifacts
 from db.settings import settings
 from flows import forms
 from flows.acceptance import SIDE_BY_SIDE, Ground, accept, examine, measured_on
 from flows.interruptions import go_on, listen
+from flows.runners import result
 from models import campaign_files, devices
 from models.campaign import FoundationChoice
 from models.validation.gate import Other
 from tasks.children import interruptible
 from tasks.datasets import ingest_labels, pseudolabel_replay, record_evidence
 from tasks.foundation import resolve_foundation
-from tasks.permissions import permissions
+from tasks.permissions import deployed, permissions
 from tasks.reporting import report_model
 from tasks.training import refit_e0s
 
@@ -44,7 +45,7 @@ def validate(
 ) -> dict[str, Any]:
     """Measure a model as the champion of a campaign is measured; nothing is promoted."""
     devices.find(settings().device)  # before anything is started
-    allowed = permissions(from_person=deployment.id is None)
+    allowed = permissions(from_person=not deployed())
     allowed.check_given(model, "model")
     plan = campaign_files.load_campaign(
         against,
@@ -63,5 +64,5 @@ def validate(
         examination = examine("model", plan.simulation, plan.checks, checkpoint, files)
         e0s = refit_e0s(plan, start, data)
         grounds: dict[Other, Ground] = {"foundation": (start, {**files, "e0s": e0s})}
-        acceptance = accept(plan, "champion", checkpoint, files, examination, grounds)
+        acceptance = result(accept(plan, "champion", checkpoint, files, examination, grounds))
     return report_model(plan, Path(model).stem, acceptance)

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from ase.data import chemical_symbols, covalent_radii
 from ase.data.colors import jmol_colors
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import TypeAdapter
 
@@ -19,10 +18,10 @@ from models.e0s import E0Fit
 from models.halving import Result
 from models.report_checks import Acceptance, Each, Section, sections
 from models.report_rounds import Rounds
+from models.templates import template
 from models.validation.base import Line, Plot
 
 _HERE = Path(__file__).parent
-_TEMPLATE = "report.html.j2"
 _THIN_SPACE = "\u202f"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -137,29 +136,12 @@ def render(data: ReportData, each: Each = map) -> str:
     `each` draws the sections, which takes most of the time. A browser is told to run the viewer alone and to
     fetch nothing, should anything slip through the escaping.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.filters |= {
-        "number": number,
-        "percent": _percent,
-        "count": _count,
-        "duration": _duration,
-        "plain": _plain,
-        "value": _value,
-        "svg": Markup,
-    }
     colours = _colours(data)
     checks = sections(data.acceptances, colours, each)
     campaign = data.campaign
     candidates = campaign.candidates if campaign else ()
     viewer = (_HERE / "viewer.js").read_text(encoding="utf-8")
-    return environment.get_template(_TEMPLATE).render(
+    return _PAGE.render(
         data=data,
         campaign=campaign,
         judged=[a for a in data.acceptances if a.passed is not None],
@@ -275,3 +257,18 @@ def _with_nan(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [math.nan if item is None else _with_nan(item) for item in data]
     return data
+
+
+_PAGE = template(  # compiled with the module, while children compute
+    "report.html.j2",
+    {
+        "number": number,
+        "percent": _percent,
+        "count": _count,
+        "duration": _duration,
+        "plain": _plain,
+        "value": _value,
+        "svg": Markup,
+    },
+    is_html=True,
+)

@@ -1,16 +1,13 @@
 """The model card of a checkpoint: Markdown with a YAML head, as model hubs show it."""
 
 import re
-from pathlib import Path
 
 import yaml
 from ase.data import chemical_symbols
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from models.report import ReportData, number
 from models.report_checks import Acceptance
-
-_TEMPLATE = "report_card.md.j2"
+from models.templates import template
 
 
 def model_card(data: ReportData, acceptance: Acceptance) -> str:
@@ -18,16 +15,8 @@ def model_card(data: ReportData, acceptance: Acceptance) -> str:
 
     `acceptance` is one of the report's. The text is Markdown; names that came from outside are escaped.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"number": number, "text": _text}
     slug = re.sub(r"[^\w.-]+", "-", f"{data.title}-{acceptance.name}").strip("-")
-    return environment.get_template(_TEMPLATE).render(
+    return _CARD.render(
         data=data,
         acceptance=acceptance,
         head=yaml.safe_dump(_head(data, slug), sort_keys=False, allow_unicode=True).rstrip(),
@@ -61,3 +50,6 @@ def _text(words: str) -> str:
     """Words within a line or a cell of a table: no HTML, no link or picture, no cell of its own."""
     plain = re.sub(r"\s+", " ", words).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`\[\]|])", r"\\\1", plain)
+
+
+_CARD = template("report_card.md.j2", {"number": number, "text": _text}, is_html=False)

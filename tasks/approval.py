@@ -8,11 +8,12 @@ from typing import Any, Literal
 from prefect import get_run_logger, pause_flow_run, suspend_flow_run
 from prefect.exceptions import FlowPauseTimeout
 from prefect.input import RunInput
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import flow_run
 from pydantic import Field
 
 from db.steps import Output, done
 from models.campaign import Campaign
+from tasks.permissions import deployed
 from tasks.records import read, recorded
 
 PATIENCE_SECONDS = 30 * 24 * 3600
@@ -69,7 +70,7 @@ def approve(
 def _ask(page: str) -> dict[str, Any]:
     """Wait for a person: whether to `promote`, `by` whom, and the `reason`."""
     get_run_logger().info("waiting for a person to decide: press Resume at %s", flow_run.ui_url)
-    wait = pause_flow_run if deployment.id is None else suspend_flow_run
+    wait = suspend_flow_run if deployed() else pause_flow_run
     try:
         given = wait(Decision.with_initial_data(description=page), timeout=PATIENCE_SECONDS)
     except FlowPauseTimeout as error:
