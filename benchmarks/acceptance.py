@@ -40,7 +40,7 @@ from models.validation.base import Subject
 from models.validation.faults import FAULTS
 from models.validation.gate import judge
 
-COMMAND = [sys.executable, "-c", "from flows.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from flows.command import main; main()"]
 PORT = "4397"
 
 # Each check with a fault that it alone, or it first of all, has to see.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from figures import publish
 
-COMMAND = [sys.executable, "-c", "from flows.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from flows.command import main; main()"]
 # All that is computed but speeds: those hold clock times.
 RESULTS = """
     SELECT id, kind, name FROM artifact

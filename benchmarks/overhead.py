@@ -115,8 +115,9 @@ class Home:
 
     def campaign(self, name: str) -> tuple[str, ...]:
         """The command that runs a campaign and tells when there is science."""
+        begun = "from tasks.forks import prepare_children; prepare_children(); "  # as the command itself does
         observed = f"import overhead; overhead.observe({str(self.events)!r}); "
-        return (observed + "from flows.cli import main; main()", "run", name)
+        return (begun + observed + "from flows.command import main; main()", "run", name)
 
     def science(self) -> list[Interval]:
         """Begin, end and name of each function that a child was in, by begin."""

@@ -1,13 +1,8 @@
 """The `temper` command. Whatever is heavy is imported inside the command that needs it."""
 
-import atexit
 import gc
 import importlib
-import logging
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,9 +79,6 @@ def run(
     trust: Trust = False,
 ) -> None:
     """Run a campaign. What an earlier run has finished is not computed again."""
-    from tasks.children import prepare_children
-
-    prepare_children()
     overrides = _given(labels=labels, level_of_theory=level_of_theory, foundation=foundation, seed=seed)
     overrides |= _fields(set_)
     flow = _flow("finetune", campaign, lambda: _check(campaign, overrides, trust=trust))
@@ -114,9 +106,6 @@ def sweep(
     trust: Trust = False,
 ) -> None:
     """Try the strategies and settings that a campaign lists, and recommend one; nothing is promoted."""
-    from tasks.children import prepare_children
-
-    prepare_children()
     overrides = _given(labels=labels, level_of_theory=level_of_theory, foundation=foundation, seed=seed)
     overrides |= _fields(set_)
 
@@ -266,25 +255,6 @@ def verify() -> None:
     if problems:
         raise typer.Exit(1)
     out.print("Everything on record is there and unchanged.")
-
-
-def main() -> None:
-    """The command as a program; it ends without taking apart what it imported, which takes two seconds."""
-    status = 1
-
-    def leave() -> None:
-        logging.shutdown()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # nobody reads it any more
-                stream.flush()
-        os._exit(status)
-
-    atexit.register(leave)  # first, so that it is called last
-    try:
-        app()
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        raise
 
 
 def _flow(

@@ -20,7 +20,8 @@ from models import devices
 from models.campaign_files import load_campaign, sweep_of
 from models.validation.gate import Other
 from tasks.approval import approve
-from tasks.children import interruptible, prepare_children
+from tasks.children import interruptible
+from tasks.forks import prepare_children
 from tasks.permissions import deployed, permissions
 from tasks.promotion import promote
 from tasks.sweeps import recommended

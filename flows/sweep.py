@@ -15,7 +15,7 @@ from flows.interruptions import go_on, listen
 from flows.runners import check
 from flows.specialist import gather
 from models import campaign_files, devices
-from tasks.children import prepare_children
+from tasks.forks import prepare_children
 from tasks.permissions import deployed, permissions
 from tasks.reporting import report_sweep
 

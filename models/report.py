@@ -137,9 +137,13 @@ def render(data: ReportData, each: Each = map) -> str:
     fetch nothing, should anything slip through the escaping.
     """
     colours = _colours(data)
-    checks = sections(data.acceptances, colours, each)
+    drawn = sections(data.acceptances, colours, each)
     campaign = data.campaign
     candidates = campaign.candidates if campaign else ()
+    learning = _learning(data, colours)  # maybe while `each` draws
+    rounds_plots = report_rounds.grid(campaign.rounds, colours) if campaign and campaign.rounds else None
+    sweep_plots = report_sweep.grid(data.sweep, colours) if data.sweep else None
+    checks = list(drawn)
     viewer = (_HERE / "viewer.js").read_text(encoding="utf-8")
     return _PAGE.render(
         data=data,
@@ -148,10 +152,10 @@ def render(data: ReportData, each: Each = map) -> str:
         sections=checks,
         foundation=next((c for c in candidates if c.role == "foundation"), None),
         champion=next((c for c in candidates if c.role == "champion"), None),
-        learning=_learning(data, colours),
+        learning=learning,
         rounds=campaign.rounds if campaign else None,
-        rounds_plots=report_rounds.grid(campaign.rounds, colours) if campaign and campaign.rounds else None,
-        sweep_plots=report_sweep.grid(data.sweep, colours) if data.sweep else None,
+        rounds_plots=rounds_plots,
+        sweep_plots=sweep_plots,
         symbols=chemical_symbols,
         style=Markup(figures.colours_css()),
         viewer=Markup(viewer),

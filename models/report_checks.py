@@ -154,7 +154,7 @@ class Each(Protocol):
 
 def sections(
     acceptances: Sequence[Acceptance], colours: Mapping[str, str], each: Each = map
-) -> list[Section]:
+) -> Iterable[Section]:
     """One section for every kind of check that was done of any model, in the models' own order."""
     order: list[str] = []
     by_kind: dict[str, dict[str, Measured]] = {}
@@ -165,7 +165,7 @@ def sections(
                 order.insert(at, measured.kind)
             at = order.index(measured.kind) + 1
             by_kind.setdefault(measured.kind, {})[acceptance.name] = measured
-    return list(each(partial(_section, by_kind, acceptances, colours), order))
+    return each(partial(_section, by_kind, acceptances, colours), order)
 
 
 def _section(

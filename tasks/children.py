@@ -21,16 +21,17 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 from logging.handlers import QueueHandler
-from multiprocessing import active_children, current_process, forkserver, get_context, parent_process
+from multiprocessing import active_children, parent_process
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from typing import Any, Literal, NoReturn, TypeVar
 from weakref import WeakSet
 
 from db.settings import settings
 from tasks.confidential import forget_secrets
+from tasks.forks import context
 from tasks.limits import LOOK_SECONDS, Limits, Watch, cap_memory, kill_group
 from tasks.wanted import wanted
 
@@ -38,14 +39,6 @@ S = TypeVar("S")
 T = TypeVar("T")
 Message = tuple[Literal["report", "log", "result", "error"], Any]
 
-PRELOADED = [
-    "tasks.fork_server",  # first
-    *("numpy", "scipy.optimize", "scipy.stats", "torch", "ase.io", "ase.md.langevin", "models.mace_torch"),
-    *("models.reference.files", "tblite.ase", "models.finetuning", "models.validation.acceptance"),
-    "models.report_checks",
-    "tasks.children",
-]
-THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL
 
 # multiprocessing polls every child whenever one starts, and an exit status can be read only once: without
@@ -94,8 +87,8 @@ def in_child(
         Exception: what `function` raised, with the child's traceback as a note.
     """
     call = pickle.dumps((settings().device, settings().child_memory_gb, function, args, kwargs))
-    receiver, sender = _context().Pipe(duplex=False)
-    process = _context().Process(target=_run, args=(sender, call), name=function.__qualname__)
+    receiver, sender = context().Pipe(duplex=False)
+    process = context().Process(target=_run, args=(sender, call), name=function.__qualname__)
     with receiver:
         try:
             with sender, _status_lock:
@@ -109,17 +102,16 @@ def in_child(
             _stop(process)
 
 
-def in_children(function: Callable[[S], T], things: Sequence[S], /, *, children: int = 2) -> list[T]:
+def in_children(function: Callable[[S], T], things: Sequence[S], /, *, children: int = 2) -> Iterator[T]:
     """What a function returns for each thing; several children, side by side, have an equal share of them.
 
-    Raises what `in_child` raises.
+    They begin at once, and are waited for where a result is asked for, which raises what `in_child` raises.
     """
-    made: list[Any] = [None] * len(things)
-    with ThreadPoolExecutor(children) as threads:
-        shares = [things[first::children] for first in range(min(children, len(things)))]
-        for first, part in enumerate(threads.map(partial(in_child, _each, function), shares)):
-            made[first::children] = part
-    return made
+    threads = ThreadPoolExecutor(children)
+    work = partial(in_child, _each, function)
+    parts = [threads.submit(work, things[first::children]) for first in range(min(children, len(things)))]
+    threads.shutdown(wait=False)
+    return (parts[at % children].result()[at // children] for at in range(len(things)))
 
 
 def _each(function: Callable[[S], T], things: Sequence[S]) -> list[T]:
@@ -147,24 +139,6 @@ def interruptible(work: str | None = None, *, errors: bool = False) -> Iterator[
         for child in children:
             child.terminate()
         raise
-
-
-def prepare_children() -> None:
-    """Start the fork server, so that it imports what children need while this process does something else."""
-    _context()
-    forkserver.ensure_running()
-
-
-@cache
-def _context() -> ForkServerContext:
-    """The fork server's settings; they are read when the first child starts."""
-    os.environ.update(THREADS)
-    if current_process().daemon:
-        # Python forbids the workers of Dask to have children, which could outlive them; ours do not.
-        current_process().daemon = False
-    context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
 
 
 def _follow(

@@ -14,7 +14,7 @@ from db import agent, artifacts
 from db.artifacts import Artifact
 from db.errors import ProvenanceError
 from db.steps import Output, once
-from tasks.children import THREADS
+from tasks.forks import THREADS
 
 log = logging.getLogger(__name__)
 

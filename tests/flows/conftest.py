@@ -139,7 +139,7 @@ class Temper:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the command in a process group of its own."""
         return subprocess.Popen(
-            [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
+            [sys.executable, "-c", "from flows.command import main; main()", *arguments],
             env={**self.env, "TEMPER_HOME": str(self.home)},
             cwd=ROOT,
             stdout=subprocess.PIPE,

@@ -96,7 +96,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     env |= {"TEMPER_PREFECT_PORT": "43850", "CUDA_VISIBLE_DEVICES": ""}
 
     def temper(command: str) -> str:
-        code = "from flows.cli import main; main()"
+        code = "from flows.command import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", code, command],
             env=env,

@@ -216,7 +216,7 @@ def test_a_mistake_in_the_file_is_one_line_before_any_work_starts(
     file.write_text(mini.read_text().replace(old, new))
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     done = subprocess.run(
-        [sys.executable, "-c", "from flows.cli import main; main()", "run", str(file)],
+        [sys.executable, "-c", "from flows.command import main; main()", "run", str(file)],
         env={
             **env,
             "TEMPER_HOME": str(tmp_path / "temper"),

@@ -273,7 +273,7 @@ def test_a_training_under_a_worker_survives_whatever_ends_it(place: Place) -> No
 @pytest.mark.timeout(3600)
 def test_a_run_of_the_command_is_cancelled_in_the_browser(place: Place) -> None:
     command = subprocess.Popen(
-        [sys.executable, "-c", "from flows.cli import main; main()", "run", str(place.campaign)],
+        [sys.executable, "-c", "from flows.command import main; main()", "run", str(place.campaign)],
         env=place.env,
         cwd=ROOT,
         stdout=subprocess.DEVNULL,

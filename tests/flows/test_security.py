@@ -35,7 +35,7 @@ PLANTED = {
     "TEMPER_ALARM_SMTP_PASSWORD": "planted-smtp",
 }
 ENSURE = "from flows.server import ensure_server; print(ensure_server(timeout=600))"
-COMMAND = "from flows.cli import main; main()"
+COMMAND = "from flows.command import main; main()"
 
 pytestmark = pytest.mark.flow
 

@@ -30,7 +30,7 @@ class Machine:
     def __call__(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run the command to its end."""
         return subprocess.run(
-            [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
+            [sys.executable, "-c", "from flows.command import main; main()", *arguments],
             env={**self.env, **env},
             cwd=ROOT,
             capture_output=True,

@@ -214,7 +214,7 @@ def test_two_children_run_at_the_same_time(work: ModuleType, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("things", [[], [1], [3, 1, 2, 5, 4]])
 def test_several_children_share_things_and_keep_their_order(work: ModuleType, things: list[int]) -> None:
-    made = in_children(work.seen, things)
+    made = list(in_children(work.seen, things))
     assert [thing for thing, _ in made] == things
     pids = [pid for _, pid in made]
     assert len({*pids}) == min(2, len(things))
