@@ -22,7 +22,7 @@ from flows.server import SETTINGS
 HEARTBEAT = timedelta(seconds=int(SETTINGS["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]))
 SILENCE = 3 * HEARTBEAT  # of a run that is taken for dead: heartbeats come late on a busy machine
 START = timedelta(minutes=10)  # that a worker may take from taking a run to its first line
-OURS = ("finetune", "round", "train", "label", "distil", "validate", "revalidate")
+OURS = ("finetune", "round", "train", "label", "distil", "sweep", "validate", "revalidate")
 PAGE = 200
 
 _ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled")}

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,9 +38,13 @@ def test_automations_are_created_once_and_brought_up_to_date(prefect_server: Any
         done = python(prefect_server, CREATE)
         assert done.returncode == 0, done.stderr
     made = ast.literal_eval(done.stdout)
-    there = prefect_server.post("/automations/filter", {"limit": 200})
-    assert len(made) == 3
-    assert sorted(one["name"] for one in there if one["name"] in made) == sorted(made)
+    listed = prefect_server.post("/automations/filter", {"limit": 200})
+    there = {one["name"]: one for one in listed if one["name"] in made}
+    assert len(made) == len(there) == 3
+    sources = "".join(file.read_text() for file in (ROOT / "flows").glob("*.py"))
+    flows = re.findall(r'@flow\(\s*name="([\w-]+)"', sources)
+    for one in there.values():
+        assert sorted(one["trigger"]["match_related"]["prefect.resource.name"]) == sorted(flows)
 
 
 def test_what_nobody_computes_any_more_is_settled(prefect_server: Any) -> None:
