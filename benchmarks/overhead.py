@@ -285,7 +285,7 @@ def workers(_: str) -> list[Figure]:
 
 
 def measure_labels(file: str) -> None:
-    """How long (s) the labels of shipped droplets take, after two that nobody counts; needs a server."""
+    """Write how long (s) all labels take, and one of them, after two that nobody counts; needs a server."""
     from ase.io import read, write
 
     from db import artifacts

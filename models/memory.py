@@ -44,7 +44,7 @@ def ran_out(error: Exception) -> bool:
 def give_back() -> None:
     """Give what is kept for later, and not in use, back to the system and to the GPU."""
     # A backward pass that failed leaves its graph in this thread's queue, until the next one empties it.
-    torch.zeros((), requires_grad=True).exp().backward()
+    torch.zeros((), requires_grad=True).backward()
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
